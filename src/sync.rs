@@ -10,6 +10,7 @@ pub mod workers;
 #[cfg(feature = "holds")]
 pub use holds::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 #[cfg(not(any(feature = "shuttle", feature = "holds")))]
+// 0.12, as 0.13 dropped eventual fairness: a toolstack that reads without pause must not starve a guest's write.
 pub use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 #[cfg(not(feature = "shuttle"))]
 pub use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};

@@ -18,7 +18,7 @@ use xenstored::migration::stream::digest::TAIL_BYTES;
 use xenstored::migration::stream::fields::Order;
 use xenstored::migration::stream::state::{Client, State};
 use xenstored::migration::stream::{Connection, Reader, Record, Transport, Watch};
-use xenstored::store::{Generations, ImportError, Verb};
+use xenstored::store::{self, Generations, ImportError, Verb};
 use xenstored::types::Presence;
 use xenstored::types::{Domid, Entry, Errno};
 
@@ -52,7 +52,7 @@ fn arrive(world: &World, arrival: &ImportedDomain) -> Result<(), PlaceError> {
     let by = world.control();
     let (executed, seen) =
         place_domain(&world.store, arrival, &by.caller, &mut Generations::default())?;
-    assert!(world.store.changed_since(&seen).is_empty());
+    assert!(seen.changed_in(&world.store).is_empty());
     assert!(world.store.settle(executed.removed).is_none());
     Ok(())
 }
@@ -60,7 +60,7 @@ fn arrive(world: &World, arrival: &ImportedDomain) -> Result<(), PlaceError> {
 /// Checks the invariants, the control domain's account included.
 fn check(world: &World) {
     world.check();
-    let checked = world.store.check().unwrap();
+    let checked = store::check(&world.store).unwrap();
     assert!(checked.findings.is_empty(), "{:?}", checked.findings.sentences());
 }
 

@@ -1,5 +1,7 @@
-//! The layers of src: imports point downwards only, unsafe code is in one place, files stay short.
+//! The layers of src: imports point downwards only, unsafe code is in one place, files stay short, and a type's methods
+//! are in few files.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -326,4 +328,37 @@ fn source_files_are_within_the_line_limit() {
         let max = known.map_or(LINES_MAX, |(_, max, _)| *max);
         assert!(lines <= max, "{name} has {lines} lines");
     }
+}
+
+/// Maximum number of files with methods of one type: a type with methods in more is several types.
+const METHOD_FILES_MAX: usize = 3;
+
+/// Returns the type of which a line begins a block of methods; `None` for the implementation of a trait.
+fn methods_of(line: &str) -> Option<&str> {
+    let rest = line.strip_prefix("impl").filter(|rest| !rest.contains(" for "))?;
+    let generics = rest.strip_prefix('<').map_or(0, |rest| {
+        let depths = rest.chars().scan(1, |depth, c| {
+            *depth += i32::from(c == '<') - i32::from(c == '>');
+            Some(*depth)
+        });
+        1 + depths.take_while(|depth| *depth > 0).count()
+    });
+    let named = rest[generics..].trim_start_matches(['>', ' ']);
+    named.split(|c| !is_word(c)).next().filter(|name| !name.is_empty())
+}
+
+#[test]
+fn methods_of_a_type_are_in_at_most_three_files() {
+    let mut files: BTreeMap<(String, String), BTreeSet<String>> = BTreeMap::new();
+    for (name, text) in sources() {
+        for of in text.lines().filter_map(methods_of) {
+            files.entry((layer(&name), of.to_owned())).or_default().insert(name.clone());
+        }
+    }
+    assert!(files.len() > 100, "no methods were found");
+    files.retain(|_, files| files.len() > METHOD_FILES_MAX);
+    assert!(files.is_empty(), "{files:#?}");
+    assert_eq!(methods_of("impl<'a, T: Fn(&'a [u8])> Entries<'a> {"), Some("Entries"));
+    assert_eq!(methods_of("impl Store {"), Some("Store"));
+    assert_eq!(methods_of("impl fmt::Debug for Store {"), None);
 }

@@ -5,7 +5,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::client::Link;
-use common::{Client, Control, World, op};
+use common::{Client, Control, HANG, World, op};
 
 /// Consecutive conflicts after which a connection asks for a reservation.
 const CONFLICTS: usize = 2;
@@ -17,8 +17,9 @@ fn reservation_counts(world: &mut World) -> (usize, usize) {
     let report = world.daemon.path("report");
     world.admin.control(&format!("memreport {}", report.display())).unwrap();
     let report = std::fs::read_to_string(report).unwrap();
-    let line =
-        report.lines().find_map(|line| line.strip_prefix("turns of transactions: ")).unwrap();
+    // Each report is appended to the file.
+    let mut lines = report.lines().rev();
+    let line = lines.find_map(|line| line.strip_prefix("turns of transactions: ")).unwrap();
     let numbers: Vec<_> =
         line.split(", ").map(|word| word.split(' ').next_back().unwrap()).collect();
     (numbers[0].parse().unwrap(), numbers[1].parse().unwrap())
@@ -166,6 +167,44 @@ fn write_skew_pair_commits_serially() {
             }
         }
     }
+}
+
+/// A guest that rewrites a node with the same value makes the END of a toolstack that read it replay again and again,
+/// until END gets a reservation of the guest's partition, in which it commits.
+#[test]
+fn end_that_loses_its_races_commits_in_a_reservation() {
+    let mut world = World::new(Control::Socket, 2);
+    world.guest(5).write("x", "same").unwrap();
+    let mut guest = world.take("dom5");
+    let mut toolstack = connect(&world);
+    // Reads of 900 levels are replayed in some forty pieces, between which the guest is served.
+    let deep = format!("/tool/{}b", "a/".repeat(900));
+    toolstack.write(&deep, "v").unwrap();
+    std::thread::scope(|scope| {
+        let commits = scope.spawn(|| {
+            // On a busy machine the guest may not write during a replay, or the reservation may time out.
+            let started = Instant::now();
+            while reservation_counts(&mut world).0 == 0 {
+                assert!(started.elapsed() < HANG, "timed out waiting for a reservation");
+                let tx = toolstack.start().unwrap();
+                toolstack.request(op::READ, tx, "/local/domain/5/x\0").unwrap();
+                let read = (op::READ, tx, format!("{deep}\0").into_bytes());
+                toolstack.pipeline(&vec![read; 200]);
+                let is_committed = toolstack.commit(tx).is_ok();
+                assert!(is_committed || reservation_counts(&mut world).1 > 0);
+            }
+        });
+        let writes: Vec<_> = (0..16).map(|_| (op::WRITE, 0, b"x\0same".to_vec())).collect();
+        while !commits.is_finished() {
+            guest.pipeline(&writes);
+        }
+    });
+    // The reservation has ended with END.
+    let report = world.daemon.path("reserved");
+    world.admin.control(&format!("memreport {}", report.display())).unwrap();
+    let report = std::fs::read_to_string(report).unwrap();
+    assert!(report.lines().any(|line| line.starts_with("guarded paths: 0")), "{report}");
+    world.check_store();
 }
 
 #[test]

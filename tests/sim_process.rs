@@ -7,7 +7,7 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use xenstored::host::page::{REQ_PROD, RSP_PROD, RSP_RING};
-use xenstored::host::sim::{SimClient, SimHost};
+use xenstored::host::sim::{Lifetime, SimClient, SimHost, SimServer};
 use xenstored::host::{Channels, Host};
 use xenstored::types::Domid;
 
@@ -52,7 +52,9 @@ impl Drop for Killed {
 fn a_killed_guest_ends_its_domain() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("host");
-    let host = SimHost::start(&path).unwrap();
+    let (server, _stop) = SimServer::new(&path, Lifetime::UntilStopped).unwrap();
+    std::thread::spawn(|| server.run());
+    let host = SimHost::connect(&path).unwrap();
     let child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "child_process_runs_a_guest", "--nocapture"])
         .env(SOCKET, &path)
@@ -84,7 +86,7 @@ fn a_killed_guest_ends_its_domain() {
         channels.pending(&mut ports).all().unwrap();
     }
     let mut changed = Vec::new();
-    host.changed(&mut std::iter::empty(), &mut changed).unwrap();
+    host.changed(&mut std::iter::once(Domid(7)), &mut changed).unwrap();
     assert_eq!(changed, [Domid(7)]);
     assert_eq!(host.domain(Domid(7)).unwrap(), None);
 }

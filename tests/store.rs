@@ -9,7 +9,7 @@ use std::sync::Arc;
 use world::{Client, World, at, commit_error};
 use xenstored::domain::{Domain, Quota};
 use xenstored::store::{
-    CommitError, INLINE_NODES_MAX, LOOKS_MAX, PINNED_PARTITIONS_MAX, Transaction, Tree, Verb,
+    CommitError, INLINE_NODES_MAX, LOOKS_MAX, PINNED_PARTITIONS_MAX, Transaction, Tree, Verb, check,
 };
 use xenstored::types::{Domid, Errno, RELEASE_DOMAIN, ShardId};
 
@@ -304,7 +304,7 @@ fn sweep_finds_nodes_below_those_of_the_next_incarnation() {
 #[test]
 fn partitions_are_pinned_until_no_transaction_reads_them() {
     let world = World::new();
-    let pinned = || world.store.sizes().map(|(_, sizes)| sizes.pinned).collect::<Vec<_>>();
+    let pinned = || world.sizes().map(|sizes| sizes.pinned).collect::<Vec<_>>();
     world.control().write("/libxl/5/x", "first").unwrap();
     let mut open = Vec::new();
     for _ in 0..PINNED_PARTITIONS_MAX + 1 {
@@ -391,7 +391,7 @@ fn transactions_conflict_with_changes_of_partition_names_seen() {
             assert_eq!(shown, b"n0\0r5\0");
         }
         world.check();
-        assert!(world.store.check().unwrap().findings.is_empty());
+        assert!(check(&world.store).unwrap().findings.is_empty());
     }
 }
 
@@ -421,7 +421,7 @@ fn a_large_removal_is_settled_in_slices() {
     let reaper = std::thread::spawn(move || xenstored::store::run_reaper(&store, &queue));
     finished.recv().unwrap();
     world.check();
-    assert!(world.store.check().unwrap().findings.is_empty());
+    assert!(check(&world.store).unwrap().findings.is_empty());
     drop((world, client));
     reaper.join().unwrap();
 }

@@ -5,11 +5,14 @@ mod world;
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use world::{Client, World, at, commit_error};
 use xenstored::domain::{Domain, Quota};
-use xenstored::store::{CommitError, Generations, Op, StoreError, Transaction, Verb};
-use xenstored::types::{Domid, Errno};
+use xenstored::store::{
+    CommitError, Generations, Op, StoreError, Transaction, Verb, check, count_nodes,
+};
+use xenstored::types::{Domid, Errno, PathBuf};
 
 /// Creates these nodes, each with its permissions.
 fn plant(control: &mut Client, nodes: &[(&str, &str)]) {
@@ -111,7 +114,7 @@ fn transaction_without_conflicts_is_not_replayed() {
     // Another partition in the same directory does not conflict.
     control.write("/libxl/7", "").unwrap();
     let generations = &mut Generations::default();
-    let executed = world.store.commit(transaction, &control.caller, generations).unwrap();
+    let executed = transaction.commit(&world.store, &control.caller, generations).unwrap();
     for (path, generation) in written {
         assert_eq!(control.run(path, part()).unwrap(), generation, "{path}");
     }
@@ -119,7 +122,7 @@ fn transaction_without_conflicts_is_not_replayed() {
 
     let mut looks = Transaction::default();
     control.run_in(&mut looks, "/libxl/6/a", Verb::Read).unwrap();
-    let executed = world.store.commit(looks, &control.caller, generations).unwrap();
+    let executed = looks.commit(&world.store, &control.caller, generations).unwrap();
     assert!(executed.replaced.is_some(), "replaced partitions are dropped outside the locks");
 }
 
@@ -445,24 +448,25 @@ fn dead_domain_creates_nothing() {
 fn sizes_count_nodes_and_watches() {
     let (world, _guest) = World::with_guest();
     let nodes = world.nodes().len();
-    assert_eq!((world.store.count_nodes(), world.store.global_watches()), (nodes, 0));
+    assert_eq!((count_nodes(&world.store), world.store.global_watches()), (nodes, 0));
     for (path, seq) in [("/", 1), ("@releaseDomain", 2), ("/local/domain", 3), ("/tool/x", 4)] {
         world.watch(path, seq);
         world.control().write(&format!("/libxl/{seq}/{seq}"), "").unwrap();
     }
     // The tree is `/libxl`, and two nodes below it for each watch.
-    assert_eq!(world.store.count_nodes(), nodes + 1 + 4 * 2);
-    assert_eq!(world.store.check().unwrap().nodes, nodes + 1 + 4 * 2);
+    assert_eq!(count_nodes(&world.store), nodes + 1 + 4 * 2);
+    assert_eq!(check(&world.store).unwrap().nodes, nodes + 1 + 4 * 2);
     assert_eq!(world.store.global_watches(), 3);
-    let watches: usize = world.store.sizes().map(|(_, sizes)| sizes.watches).sum();
+    let watches: usize = world.sizes().map(|sizes| sizes.watches).sum();
     assert_eq!(watches, 1);
 }
 
-/// The last replay runs under all locks, so it may touch any partition.
+/// The replays in a reservation lose no race, and a reservation of a directory covers the partitions below.
 #[test]
-fn commit_that_loses_every_race_succeeds_in_the_end() {
+fn commit_that_loses_every_race_succeeds_in_a_reservation() {
     let (world, _guest) = World::with_guest();
     let (mut writer, mut committer) = (world.control(), world.control());
+    let is_reserved = &AtomicBool::new(false);
     std::thread::scope(|scope| {
         let commits = scope.spawn(move || {
             for round in 0..20 {
@@ -474,12 +478,25 @@ fn commit_that_loses_every_race_succeeds_in_the_end() {
                 committer.run_in(&mut transaction, "/libxl", Verb::Rm).unwrap();
                 let value = round.to_string();
                 committer.write_in(&mut transaction, "/libxl/6/round", &value).unwrap();
-                committer.commit(transaction).unwrap();
+                let mut end = committer.attempt_commit(transaction);
+                while let Err(CommitError::Unfinished(again) | CommitError::Contended(again)) = end
+                {
+                    let covers = |path: &PathBuf| at("/libxl/10").is_within(path.as_path());
+                    if again.contended().iter().any(covers) {
+                        is_reserved.store(true, Ordering::SeqCst);
+                    }
+                    end = committer.attempt_commit(*again);
+                }
+                end.unwrap();
+                is_reserved.store(false, Ordering::SeqCst);
             }
         });
         // Partitions are created in all shards, faster than the log is replayed; a root that a commit overlooked would
         // remain.
         for domid in (10..2000).cycle() {
+            while is_reserved.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
             writer.write(&format!("/libxl/{domid}"), "").unwrap();
             if commits.is_finished() {
                 break;

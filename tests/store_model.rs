@@ -11,7 +11,7 @@ use std::sync::Arc;
 use naive::{Events, Model, Op, PERMS};
 use proptest::prelude::*;
 use world::{Client, World, commit_error, perms};
-use xenstored::store::{Transaction, Verb};
+use xenstored::store::{LONG_PATH_BYTES, Transaction, Verb, check};
 use xenstored::types::{Domid, Errno, Path, PathSpace, REL_PATH_MAX};
 use xenstored::watch::Watcher;
 
@@ -103,9 +103,12 @@ struct Pair {
 
 impl Pair {
     /// Creates a pair whose commits spend a budget of `looks` on matching under their locks; the matcher gets the rest.
-    fn new(looks: u64) -> Pair {
+    /// Paths from `long_path` bytes on are written without them.
+    fn new(looks: u64, long_path: usize) -> Pair {
         let (mut world, model) = (World::new(), Model::new(&DOMIDS));
-        Arc::get_mut(&mut world.store).unwrap().set_looks_max(looks, looks);
+        let store = Arc::get_mut(&mut world.store).unwrap();
+        store.set_looks_max(looks, looks);
+        store.set_long_path_bytes(long_path);
         let clients = vec![world.control()];
         let (open, watches) = (Default::default(), BTreeMap::new());
         let mut pair = Pair { world, model, clients, open, watches, next: 0 };
@@ -270,9 +273,10 @@ proptest! {
     fn store_behaves_like_the_naive_model(
         steps in prop::collection::vec(arb_step(), 1..120),
         looks in prop::sample::select(&[0, 8, 32, 4096][..]),
+        long_path in prop::sample::select(&[0, LONG_PATH_BYTES][..]),
     ) {
-        let mut pair = Pair::new(looks);
+        let mut pair = Pair::new(looks, long_path);
         steps.iter().for_each(|step| pair.step(step));
-        assert!(pair.world.store.check().unwrap().findings.is_empty());
+        assert!(check(&pair.world.store).unwrap().findings.is_empty());
     }
 }

@@ -9,15 +9,11 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use xenstored::host::sim::{SimClient, SimGuest};
-use xenstored::protocol::{Frame, HEADER_BYTES, frame};
+use xenstored::protocol::{Input, append_request};
 use xenstored::types::Domid;
 
 /// Timeout of the daemon's start.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// ERROR of xs_wire.h.
-const ERROR: u32 = 16;
-/// WATCH_EVENT of xs_wire.h.
-const WATCH_EVENT: u32 = 15;
 
 /// A daemon on a simulated host, in its own directory; killed on drop.
 pub struct Daemon {
@@ -52,7 +48,7 @@ impl Daemon {
     /// Connects to the client socket.
     pub fn client(&self) -> Client {
         let stream = UnixStream::connect(self.place.path().join("socket")).expect("a connection");
-        Client { stream, input: Vec::new(), output: Vec::new(), asked: 0 }
+        Client { stream, input: Input::default(), output: Vec::new(), asked: 0 }
     }
 
     /// Returns the daemon's directory.
@@ -84,6 +80,8 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        let host = SimClient::connect(self.place.path().join("sim"));
+        let _ = host.and_then(|mut host| host.stop());
     }
 }
 
@@ -93,7 +91,7 @@ const PIPELINED: usize = 100;
 /// A connection to the client socket. Requests are buffered and sent [`PIPELINED`] at a time.
 pub struct Client {
     stream: UnixStream,
-    input: Vec<u8>,
+    input: Input,
     output: Vec<u8>,
     asked: usize,
 }
@@ -101,11 +99,7 @@ pub struct Client {
 impl Client {
     /// Queues a request. Its reply is read later and must not be an error.
     pub fn ask(&mut self, kind: u32, payload: &[u8]) {
-        let len = u32::try_from(payload.len()).expect("a short payload");
-        for word in [kind, 0, 0, len] {
-            self.output.extend(word.to_le_bytes());
-        }
-        self.output.extend_from_slice(payload);
+        append_request(&mut self.output, kind, 0, 0, payload);
         self.asked += 1;
         if self.asked == PIPELINED {
             self.flush().expect("replies");
@@ -126,15 +120,11 @@ impl Client {
             let mut bytes = [0; 65536];
             let len = self.stream.read(&mut bytes)?;
             assert!(len > 0, "the daemon closed the connection");
-            self.input.extend_from_slice(&bytes[..len]);
-            let mut taken = 0;
-            while let Frame::Message { header, payload, .. } = frame(&self.input[taken..]) {
-                let said = String::from_utf8_lossy(payload);
-                assert_ne!(header.kind.get(), ERROR, "ERROR reply: {said}");
-                taken += HEADER_BYTES + payload.len();
-                self.asked -= usize::from(header.kind.get() != WATCH_EVENT);
+            self.input.buffer().extend_from_slice(&bytes[..len]);
+            while let Some(message) = self.input.take()? {
+                assert_eq!(message.outcome().map_err(String::from_utf8_lossy).err(), None);
+                self.asked -= usize::from(!message.is_event());
             }
-            self.input.drain(..taken);
         }
         Ok(())
     }

@@ -7,8 +7,8 @@ use crossbeam::channel::Receiver;
 use xenstored::domain::{Limits, Registry};
 use xenstored::protocol::append_event;
 use xenstored::store::{
-    Caller, Executed, Generations, Invocation, Op, Store, Transaction, Unmatched, Verb, matcher,
-    reaper, run_reaper,
+    Caller, Delivering, Executed, Generations, Invocation, Op, Store, Transaction, Unmatched, Verb,
+    matcher, reaper, run_reaper,
 };
 use xenstored::types::{Access, Domid, Entry as PermEntry, Layout, Path, PermSet, Perms, Subject};
 use xenstored::watch::{Batch, Entry, Outlet, Watcher};
@@ -114,19 +114,19 @@ impl World {
         self.reply.clear();
         let World { store, control, generations, reply, .. } = self;
         let request = Invocation { caller: control, op: &op, reply };
-        store.execute_in(transaction, request, generations).expect(path);
+        transaction.execute(store, request, generations).expect(path);
     }
 
     /// Commits a transaction, which must not fail.
     pub fn commit(&mut self, transaction: Transaction) -> Executed {
         let World { store, control, generations, .. } = self;
-        store.commit(transaction, control, generations).expect("the commit succeeds")
+        transaction.commit(store, control, generations).expect("the commit succeeds")
     }
 
     /// Does what the matcher does on a thread of its own.
     pub fn match_the_rest(&self) {
         for unmatched in self.unmatched.try_iter() {
-            self.store.find_events(unmatched);
+            Delivering::default().find_events(&self.store, unmatched);
         }
     }
 

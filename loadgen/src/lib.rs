@@ -11,6 +11,7 @@
 //! ```
 
 pub mod client;
+pub mod delay;
 pub mod differential;
 pub mod measure;
 pub mod report;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use loadgen::delay;
 use loadgen::differential;
 use loadgen::report::{self, Header};
 use loadgen::scenario::{self, Outcome, Plan, Scenario};
@@ -12,6 +13,7 @@ use loadgen::target::{Target, echo};
 use loadgen::trouble::ClientError;
 use mimalloc::MiMalloc;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use xenstored::host::sim::SimHost;
 
 /// The allocator is that of the daemon (`src/main.rs`), since `loadgen daemon` is the daemon.
 #[global_allocator]
@@ -40,7 +42,7 @@ struct Options {
     /// Scenarios to run, `all`, or `list` to describe them. `loadgen echo --socket PATH --sim PATH
     /// [--threads N]` is the echo server, `loadgen daemon ...` this project's xenstored, `loadgen
     /// xsctl ...` its tool, `loadgen differential [--requests N] [--seed S]` compares the replies of
-    /// the daemons
+    /// the daemons, `loadgen delay MS COMMAND` runs a command whose input and output take that long
     #[arg(required = true)]
     scenarios: Vec<String>,
     /// Target: ours, c, ocaml, echo or socket:PATH; may be repeated [default: ours, echo]
@@ -94,10 +96,13 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
     match arguments.next() {
         Some(word) if word == "daemon" => xenstored::run(std::env::args_os().skip(1)),
+        // As the daemon starts it, with its own arguments.
+        Some(word) if word == "sim" => xenstored::run(std::env::args_os()),
         Some(word) if word == "xsctl" => xenstored::run_xsctl(std::env::args_os().skip(1)),
         Some(word) if word == "echo" => serve_echo(),
         Some(word) if word == "differential" => compare(),
         Some(word) if word == "share" => share(),
+        Some(word) if word == "delay" => serve_delay(),
         _ => run(&Options::parse()),
     }
 }
@@ -135,6 +140,30 @@ fn compare() -> ExitCode {
     }
 }
 
+/// The options of a distance.
+#[derive(Debug, Parser)]
+#[command(name = "loadgen delay")]
+struct DelayOptions {
+    /// Milliseconds that each byte takes, in each direction
+    #[arg(value_name = "MS")]
+    milliseconds: u64,
+    /// Command of the shell
+    #[arg(value_name = "COMMAND")]
+    command: String,
+}
+
+fn serve_delay() -> ExitCode {
+    let DelayOptions { milliseconds, command } =
+        DelayOptions::parse_from(std::env::args_os().skip(1));
+    match delay::run(Duration::from_millis(milliseconds), &command) {
+        Ok(code) => u8::try_from(code).unwrap_or(1).into(),
+        Err(error) => {
+            eprintln!("loadgen delay: {error}");
+            CANNOT.into()
+        }
+    }
+}
+
 /// Runs as an additional process of a storm.
 fn share() -> ExitCode {
     allow_many_files();
@@ -153,7 +182,11 @@ fn serve_echo() -> ExitCode {
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     let threads = options.threads.unwrap_or_else(cores);
     let replies = options.replies.map_or(Ok(Vec::new()), std::fs::read);
-    match replies.and_then(|replies| echo::serve(&options.socket, &options.sim, threads, replies)) {
+    let served = replies.and_then(|replies| {
+        let host = SimHost::find_or_start(&options.sim, &std::env::current_exe()?)?;
+        echo::serve(&options.socket, host, threads, replies)
+    });
+    match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("loadgen echo: {error}");

@@ -13,13 +13,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use loadgen::client::{Arrived, Blocking, append, payload, words};
+use loadgen::client::{Arrived, Blocking, payload, words};
 use loadgen::target::{Options, Running, Target, peers};
 use written::{DEVICE_MODEL, DOMIDS, DRIVER, GUEST, LAST, LONG, LONG_BYTES, NODES, WATCHES};
 use xenstored::host::sim::{SimClient, SimGuest};
 use xenstored::migration::stream::Reader;
 use xenstored::migration::stream::state::State;
-use xenstored::protocol::{Frame, HEADER_BYTES, Operation, WATCH_EVENT, frame};
+use xenstored::protocol::{Frame, HEADER_BYTES, Operation, WATCH_EVENT, append_request, frame};
 use xenstored::types::Domid;
 
 /// Timeout, longer than any operation here takes.
@@ -43,7 +43,7 @@ struct Guest {
 impl Guest {
     fn send(&self, kind: Operation, payload: &[u8]) {
         let mut request = Vec::new();
-        append(&mut request, kind, 7, 0, payload);
+        append_request(&mut request, kind, 7, 0, payload);
         assert_eq!(self.ring.try_send(&request).unwrap(), request.len());
     }
 
@@ -140,7 +140,7 @@ fn leave_unfinished(full: &mut Full) {
     }
     driver.ask(Operation::TransactionStart, b"\0");
     let mut request = Vec::new();
-    append(&mut request, Operation::Write, 7, 0, &payload(BEGUN.0, BEGUN.1));
+    append_request(&mut request, Operation::Write, 7, 0, &payload(BEGUN.0, BEGUN.1));
     assert_eq!(guest.ring.try_send(&request[..BEGUN.2]).unwrap(), BEGUN.2);
     device_model.send(Operation::Read, &words(&["long"]));
     device_model.send(Operation::Write, &payload("last", LAST.1));
@@ -228,7 +228,7 @@ fn nothing_is_lost_on_the_way(stream: &[u8], guests: &mut [Guest; 3]) {
     let state = State::read(&mut Reader::new(stream).unwrap()).unwrap();
     let connection = |domid: Domid| &state.client_of(domid).unwrap().connection;
     let mut begun = Vec::new();
-    append(&mut begun, Operation::Write, 7, 0, &payload(BEGUN.0, BEGUN.1));
+    append_request(&mut begun, Operation::Write, 7, 0, &payload(BEGUN.0, BEGUN.1));
     assert_eq!(connection(GUEST).input, begun[..BEGUN.2]);
     assert!(connection(GUEST).output.is_empty() && connection(DRIVER).output.is_empty());
 
@@ -259,7 +259,7 @@ fn client_that_reads_nothing_leaves_the_stream_valid() {
     let mut full = fill();
     let mut deaf = UnixStream::connect(&full.running.socket).unwrap();
     let mut request = Vec::new();
-    append(&mut request, Operation::Watch, 7, 0, &words(&["/tool", &token]));
+    append_request(&mut request, Operation::Watch, 7, 0, &words(&["/tool", &token]));
     deaf.write_all(&request).unwrap();
     deaf.read_exact(&mut [0; HEADER_BYTES + b"OK\0".len()]).unwrap();
     for number in 0..EVENTS {

@@ -3,17 +3,19 @@
 use std::time::Duration;
 
 use super::Served;
-use crate::store::Findings;
+use crate::store::{self, Findings};
 use crate::types::PAYLOAD_BYTES_MAX;
 
 /// Timeout for a thread to list its watches, which it does between two requests.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Space reserved in a reply for the last line, which counts the findings left out.
+/// Space reserved in a reply for the last line, which counts the findings left out. It fits with any number, of up to
+/// 20 digits.
 const LAST_LINE_BYTES: usize = 48;
 
 /// Checks the store and the watches of all threads. Returns `OK` or the findings, which are logged as well.
 pub fn run(served: &dyn Served) -> String {
-    let checked = match served.store().check() {
+    // Removals that are not accounted yet would look like wrong accounts, so the check is refused instead.
+    let checked = match store::check(served.store()) {
         Ok(checked) => checked,
         Err(unsettled) => {
             let removals = unsettled.removals;
@@ -25,14 +27,18 @@ pub fn run(served: &dyn Served) -> String {
     let mut findings = checked.findings;
     let lists = served.watch_lists(TIMEOUT);
     for number in 0..served.threads() {
+        // A worker that does not reply may hang, so it is a finding itself.
         if !lists.iter().any(|list| usize::from(list.thread) == number) {
             findings
                 .add(|| format!("worker {number} did not report its watches within {TIMEOUT:?}"));
         }
     }
     for list in lists {
-        findings.append(served.store().check_watches(list));
+        // Each list comes with the tries of the same moment, of which only this worker's entries are compared: other
+        // workers set and remove watches meanwhile.
+        findings.append(list.check(served.store().layout()));
     }
+    // A finding is a bug of the daemon. The log has all of them, the reply only those that fit.
     for sentence in findings.sentences() {
         tracing::error!("check: {sentence}");
     }
@@ -53,6 +59,7 @@ fn reply(findings: &Findings) -> String {
     let mut text = format!("{} findings:\n", findings.len());
     let mut left_out = findings.len();
     for sentence in findings.sentences() {
+        // Whole findings only: half a path would name another node.
         if text.len() + sentence.len() + 1 + LAST_LINE_BYTES > PAYLOAD_BYTES_MAX {
             break;
         }
@@ -70,7 +77,8 @@ fn reply(findings: &Findings) -> String {
 mod tests {
     use super::super::{Counters, State};
     use super::*;
-    use crate::store::{Store, WatchList};
+    use crate::store::alone::alone;
+    use crate::store::{Store, Tries, WatchList};
     use crate::sync::Arc;
     use crate::types::Layout;
 
@@ -95,7 +103,7 @@ mod tests {
 
         fn watch_lists(&self, timeout: Duration) -> Vec<WatchList> {
             assert_eq!(timeout, TIMEOUT);
-            vec![WatchList { thread: 0, watches: Vec::new(), tries: self.store.tries() }]
+            vec![WatchList { thread: 0, watches: Vec::new(), tries: Tries::of(&self.store) }]
         }
 
         fn threads(&self) -> usize {
@@ -105,8 +113,7 @@ mod tests {
 
     #[test]
     fn worker_that_misses_the_watch_list_timeout_is_a_finding() {
-        let served =
-            OneIsSlow { store: Arc::new(Store::alone(Layout::new(2))), state: State::default() };
+        let served = OneIsSlow { store: Arc::new(alone(Layout::new(2))), state: State::default() };
         let expected = "1 findings:\nworker 1 did not report its watches within 10s\n";
         assert_eq!(run(&served), expected);
     }

@@ -28,7 +28,9 @@ pub struct Reason {
 impl Conflicts {
     /// Records a failed transaction.
     pub fn note(&self, domid: Domid, conflict: Conflict) {
+        // Relaxed: a statistic, which orders nothing.
         self.count.fetch_add(1, Ordering::Relaxed);
+        // END has released the store's locks by now, so this mutex is never taken below them.
         let mut last = self.last.lock();
         if last.len() == REASONS_MAX {
             last.pop_front();

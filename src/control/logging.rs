@@ -49,6 +49,7 @@ pub fn logfile(file: &Path) -> CommandResult {
     match log::set_file(file) {
         Ok(()) => ack(),
         Err(error) => {
+            // The reply has only an errno, so the cause goes to the log.
             tracing::warn!(%error, file = %file.display(), "cannot log to the file");
             Err(errno(&error))
         }
@@ -87,6 +88,7 @@ fn errno(error: &std::io::Error) -> Errno {
         std::io::ErrorKind::ReadOnlyFilesystem => Errno::EROFS,
         std::io::ErrorKind::StorageFull => Errno::ENOSPC,
         std::io::ErrorKind::InvalidInput => Errno::EINVAL,
+        // `log::set_file` timed out and changed nothing, so the client may retry. xs_wire.h has no ETIMEDOUT.
         std::io::ErrorKind::TimedOut => Errno::EAGAIN,
         _ => Errno::EIO,
     }

@@ -22,7 +22,8 @@ use crate::types::{Errno, PAYLOAD_BYTES_MAX};
 /// The reply to a command.
 pub type CommandResult = Result<Vec<u8>, Errno>;
 
-/// The commands' interface to the threads that serve clients.
+/// The commands' interface to the threads that serve clients. The server implements it, as this layer is below the
+/// server's.
 pub trait Served: Send + Sync {
     /// Returns the store.
     fn store(&self) -> &Arc<Store>;
@@ -95,6 +96,7 @@ struct Permit(Arc<dyn Served>);
 
 impl Drop for Permit {
     fn drop(&mut self) {
+        // Release: pairs with the exchange in `later`, so the next slow command sees all effects of this one.
         self.0.state().busy.store(false, Ordering::Release);
     }
 }
@@ -107,7 +109,8 @@ struct Row {
     serve: fn(&Arc<dyn Served>, &[&[u8]]) -> Reply,
 }
 
-/// The command table. Commands that stand for wire requests (`operations::COMMANDS`) are dispatched elsewhere.
+/// The command table. Commands that stand for wire requests (`operations::COMMANDS`) are dispatched elsewhere. `help`
+/// is last, since `help_text` lists those commands before it.
 static TABLE: [Row; 9] = [
     Row { name: "check", arguments: "", serve: check },
     Row {
@@ -159,6 +162,7 @@ fn check(served: &Arc<dyn Served>, arguments: &[&[u8]]) -> Reply {
 fn logfile(served: &Arc<dyn Served>, arguments: &[&[u8]]) -> Reply {
     let &[file] = arguments else { return invalid() };
     let file = logging::file(file);
+    // Opening the file, and writing the queued lines to the old one, may take seconds.
     later(served, move |_| logging::logfile(&file))
 }
 
@@ -166,6 +170,7 @@ fn logfile(served: &Arc<dyn Served>, arguments: &[&[u8]]) -> Reply {
 fn memreport(served: &Arc<dyn Served>, arguments: &[&[u8]]) -> Reply {
     match *arguments {
         [] => later(served, |served| {
+            // Line by line, since the log escapes a newline within a line.
             report::of(served).lines().for_each(|line| tracing::info!("{line}"));
             ack()
         }),
@@ -196,6 +201,7 @@ fn later(
     served: &Arc<dyn Served>,
     command: impl FnOnce(&dyn Served) -> CommandResult + Send + 'static,
 ) -> Reply {
+    // One at a time: each has a thread and snapshots of the whole store, so a client in a loop must not start many.
     if served.state().busy.swap(true, Ordering::AcqRel) {
         return Reply::Now(Err(Errno::EBUSY));
     }
@@ -210,6 +216,7 @@ pub fn log_report(served: &Arc<dyn Served>) -> Result<(), Errno> {
     match command(served, &[b"memreport"]) {
         Reply::Now(done) => done.map(drop),
         Reply::Later(work) => {
+            // The caller is the thread that handles signals, which must be free for the next one.
             let thread = std::thread::Builder::new().name("control".into());
             thread.spawn(move || work.run()).map(drop).map_err(|_| Errno::ENOMEM)
         }
@@ -233,8 +240,10 @@ fn ack() -> CommandResult {
 fn text(text: &str) -> Vec<u8> {
     const TRUNCATED: &str = "(the rest does not fit into a reply)";
     let mut bytes = text.as_bytes().to_vec();
+    // `>=`: one byte is for the NUL.
     if bytes.len() >= PAYLOAD_BYTES_MAX {
         bytes.truncate(PAYLOAD_BYTES_MAX - 1 - TRUNCATED.len());
+        // A truncated line could pass for a whole one.
         let whole_lines = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
         bytes.truncate(whole_lines);
         bytes.extend_from_slice(TRUNCATED.as_bytes());

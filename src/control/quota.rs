@@ -9,6 +9,8 @@ pub fn hard(registry: &Registry, arguments: &[&[u8]]) -> CommandResult {
     match arguments {
         [] => Ok(text(&values(Quota::all().map(|quota| (quota, registry.defaults().get(quota)))))),
         [b"set", name, value] => {
+            // For domains that become known later, as in C xenstored of 2026; running ones keep their limits
+            // (docs/COMPATIBILITY.md).
             registry.set_limit(None, quota(name)?, number(value)?);
             ack()
         }

@@ -16,7 +16,7 @@ const PID: &str = "LISTEN_PID";
 const DESCRIPTORS: &str = "LISTEN_FDS";
 
 /// Returns the socket that was passed for `socket`, if any. Closes the others with a warning. Changes the environment,
-/// so it must run before the process starts a second thread.
+/// so no other thread may read it meanwhile: only the log's thread runs yet, which does not.
 ///
 /// # Errors
 /// [`DaemonError::Usage`]: sockets were passed, but clients of `socket` would reach none of them, or unprivileged users
@@ -34,6 +34,7 @@ pub(super) fn take(socket: &Path) -> Result<Option<UnixListener>, DaemonError> {
             others.push(path.display().to_string());
         }
     }
+    // An error, not a warning: clients that connect there would wait forever, as no process accepts them.
     if found.is_none() && !others.is_empty() {
         let (wanted, others) = (socket.display(), others.join(", "));
         return Err(unusable(&format!(
@@ -76,6 +77,7 @@ fn is_same(a: &Path, b: &Path) -> bool {
 /// would be the control domain.
 fn checked(listener: UnixListener, socket: &Path) -> Result<UnixListener, DaemonError> {
     let about = std::fs::metadata(socket).map_err(|error| DaemonError::of_path(socket, error))?;
+    // connect(2) needs write permission on the socket's file. Whether a group has it is the administrator's decision.
     if about.permissions().mode() & 0o002 != 0 {
         return Err(unusable(
             "every local user may connect to it; set SocketMode=0600 in its unit",

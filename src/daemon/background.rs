@@ -22,6 +22,7 @@ const MARK: &str = "XENSTORED_STARTED_BY";
 
 /// Returns whether this is the second process.
 pub(super) fn is_second() -> bool {
+    // The variable alone does not suffice: it is inherited by every process that the daemon starts.
     let parent = getppid().map(|pid| pid.as_raw_nonzero().to_string());
     parent.is_some() && std::env::var(MARK).ok() == parent
 }
@@ -31,11 +32,13 @@ pub(super) fn is_second() -> bool {
 pub(super) fn start_second(print_pid: bool) -> Result<u8, DaemonError> {
     let failed =
         |error| DaemonError::Other { what: "cannot start in the background".into(), error };
+    // A pipe, as the exit of the second process says nothing: it lives on as the daemon.
     let (ready, write_end) = io::pipe().map_err(failed)?;
     let mut arguments = std::env::args_os();
     // The program's real path: with /proc/self/exe, ps and pgrep would show `exe`.
     let mut command = Command::new(std::env::current_exe().map_err(failed)?);
     command.arg0(arguments.next().unwrap_or_else(|| "xenstored".into())).args(arguments);
+    // Standard error stays shared, so that the errors of a failed start appear on the terminal.
     command.env(MARK, std::process::id().to_string()).stdin(Stdio::null()).stdout(write_end);
     activation::pass_on(&mut command);
     let mut second = command.spawn().map_err(failed)?;
@@ -43,6 +46,7 @@ pub(super) fn start_second(print_pid: bool) -> Result<u8, DaemonError> {
 
     let mut pid = String::new();
     BufReader::new(ready).read_line(&mut pid).map_err(failed)?;
+    // Only a whole line counts, since the second process may die while it writes.
     if pid.ends_with('\n') {
         if print_pid {
             print!("{pid}");
@@ -51,6 +55,7 @@ pub(super) fn start_second(print_pid: bool) -> Result<u8, DaemonError> {
     }
     let status = second.wait().map_err(failed)?;
     match status.code().map(u8::try_from) {
+        // Code 0 without a line is a failure, too: no daemon serves.
         Some(Ok(code)) if code != 0 => Ok(code),
         _ => Err(failed(io::Error::other(format!(
             "the daemon exited before it was ready ({status})"
@@ -73,6 +78,7 @@ pub(super) fn report_ready(pid: u32) -> io::Result<()> {
     let mut pipe = io::stdout();
     writeln!(pipe, "{pid}")?;
     pipe.flush()?;
+    // Only now: until here standard error is where a failed start reports why.
     let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
     dup2_stdin(&null)?;
     dup2_stdout(&null)?;

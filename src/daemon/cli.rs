@@ -21,6 +21,7 @@ const NO_LIVE_UPDATE: &str = "live update is not supported yet; start without -U
 /// Without /dev/xen and without --host it simulates a host in the foreground, and prints how to
 /// connect to it.
 #[derive(Debug, Parser)]
+// C xenstored parses its options with getopt_long(3), which accepts unambiguous prefixes.
 #[command(name = "xenstored", version, infer_long_args = true)]
 #[command(disable_help_flag = true, disable_version_flag = true)]
 // Start scripts append options to those of a configuration file: the last one wins, as in C xenstored.
@@ -57,6 +58,7 @@ pub(super) struct Options {
     /// Log to this file, with the traces obj and io
     #[arg(short = 'T', long, value_name = "FILE")]
     trace_file: Option<PathBuf>,
+    // `-io` turns a switch off: it is no option.
     /// Enable (+) or disable (-) a trace: obj, io, wrl, acc, conflict; tdb is accepted without effect
     #[arg(long, value_name = "+|-SWITCH", allow_hyphen_values = true)]
     #[arg(value_parser = parse_switch)]
@@ -83,6 +85,7 @@ pub(super) struct Options {
     /// node-permissions, path-max, node-size
     #[arg(short = 'Q', long, value_name = "WHAT=N", value_parser = parse_quota)]
     quota: Vec<(Quota, u32)>,
+    // Set by `read`, since clap's derived values lose the order among different options.
     #[arg(skip)]
     limits: Vec<(Quota, u32)>,
     /// Log a warning when a domain uses more than this: memory
@@ -103,6 +106,8 @@ pub(super) struct Options {
     /// Keep the nodes of dead domains; the control domain becomes their owner
     #[arg(short = 'K', long)]
     keep_orphans: bool,
+    // The next options mean nothing here. They are accepted, since start scripts of C xenstored and oxenstored pass
+    // them, and a refused start would leave the host without a store.
     /// Ignored: the host provides the event channel
     #[arg(short = 'e', long, value_name = "PORT", value_parser = number())]
     event: Option<u32>,
@@ -151,6 +156,26 @@ pub(super) enum Command {
 pub(super) enum SimCommand {
     /// Run as a guest of a simulated host: read, write and watch nodes
     Guest(GuestOptions),
+    /// Run a simulated host, which outlives the daemons that serve it; or stop or describe a running one
+    Host(HostOptions),
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct HostOptions {
+    /// Socket of the host [default: as for xenstored]
+    #[arg(long, value_name = "PATH")]
+    pub sim_socket: Option<PathBuf>,
+    /// Stop the host at the socket, and end its domains
+    #[arg(long, conflicts_with_all = ["status", "until_unused"])]
+    pub stop: bool,
+    /// Describe the host at the socket
+    #[arg(long, conflicts_with = "until_unused")]
+    pub status: bool,
+    /// In the background: end with the daemon, or after this time without a daemon, a client and a living guest, as a
+    /// host does that a daemon starts [default: 60]
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "60", value_parser = number())]
+    pub until_unused: Option<u32>,
 }
 
 #[derive(Clone, Debug, clap::Args)]
@@ -184,6 +209,7 @@ impl Options {
             ("path_max", Quota::PathMax, self.path_max),
         ];
         let last = |(id, quota, value): (&str, Quota, Option<u32>)| {
+            // clap numbers the values over the whole command line.
             Some((matches.indices_of(id)?.next_back()?, (quota, value?)))
         };
         let places = matches.indices_of("quota").into_iter().flatten();
@@ -199,6 +225,7 @@ impl Options {
             return Err(DaemonError::Usage(NO_LIVE_UPDATE.into()));
         }
         let notes = self.notes();
+        // These switches come first, so that --trace-control can turn them off again.
         let mut switches: Vec<_> = match self.trace_file {
             Some(_) => SwitchChange::of_a_trace_file().collect(),
             None => Vec::new(),
@@ -212,6 +239,7 @@ impl Options {
             limits: self.limits,
             soft_memory: self.quota_soft,
             watch_event_timeout: self.timeout,
+            // C xenstored has no such option, as it scans at each wake-up; the configuration file has the key.
             ring_scan_interval: None,
             priv_domid: self.priv_domid,
             master_domid: self.master_domid,

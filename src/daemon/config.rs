@@ -38,6 +38,7 @@ pub(super) fn read(
     let path = named.unwrap_or(Path::new(DEFAULT_FILE));
     let bytes = match read_bytes(path) {
         Ok(bytes) => bytes,
+        // A named file must exist; only the default one is optional.
         Err(e) if named.is_none() && e.kind() == io::ErrorKind::NotFound => {
             return Ok((None, ConfigLayer::default()));
         }
@@ -64,6 +65,7 @@ pub(super) fn read(
 fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
     use io::Read as _;
     let mut bytes = Vec::new();
+    // One byte more than the limit, to tell a longer file from one of exactly this size.
     let read = std::fs::File::open(path)?.take(FILE_MAX + 1).read_to_end(&mut bytes)?;
     if u64::try_from(read).is_ok_and(|read| read > FILE_MAX) {
         return Err(io::Error::other("too large for a configuration file"));
@@ -71,7 +73,8 @@ fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The keys of dist/xenstored.toml, which documents them.
+/// The keys of dist/xenstored.toml, which documents them. Unknown keys are errors: a misspelt quota would silently keep
+/// its default.
 #[derive(Debug, Default, serde::Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 struct File {
@@ -142,7 +145,8 @@ impl<'de> Deserialize<'de> for Switch {
     }
 }
 
-/// Quotas by name, each at most once.
+/// Quotas by name, each at most once. A map would not do: quotas have aliases, so TOML's own check for equal keys
+/// misses one that is set twice.
 #[derive(Debug, Default)]
 struct Quotas(Vec<(Quota, u32)>);
 
@@ -187,9 +191,11 @@ impl<'de> Visitor<'de> for QuotaVisitor {
 
 fn parse_toml(text: &str) -> Result<ConfigLayer, ConfigError> {
     toml::from_str(text).map(File::given).map_err(|e| {
+        // A position is in bytes, and an operator looks for a line.
         let start = e.span().map_or(0, |span| span.start);
         let before = text.get(..start).unwrap_or(text);
         let line = 1 + before.bytes().filter(|&byte| byte == b'\n').count();
+        // A single line, as the file's name and the line's number precede it.
         ConfigError { line, what: e.message().replace('\n', " ") }
     })
 }

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
 
-use super::cli::GuestOptions;
+use super::cli::{GuestOptions, HostOptions};
 use super::error::DaemonError;
-use super::settings::{Guest, HostKind, Settings};
+use super::settings::{Guest, HostAction, HostKind, HostSettings, Settings};
 use crate::domain::Quota;
+use crate::host::sim::Lifetime;
 use crate::log::{self, Destination, SwitchChange};
 use crate::types::{Domid, REL_PATH_MAX};
 
@@ -83,6 +84,7 @@ impl Environment {
 
     /// Returns the default socket, and whether its directory may be created.
     fn socket(&self) -> (PathBuf, bool) {
+        // The order of libxenstore, so that a daemon and its clients with the same environment meet.
         match self {
             Environment { socket: Some(path), .. } => (path.clone(), false),
             Environment { run_directory: Some(path), .. } => (path.join("socket"), false),
@@ -97,6 +99,7 @@ impl Environment {
 impl ConfigLayer {
     /// Merges two layers: `self` overrides `under`.
     pub(super) fn over(self, mut under: ConfigLayer) -> ConfigLayer {
+        // Appended, since the last value of a quota or switch wins.
         under.limits.extend(self.limits);
         under.switches.extend(self.switches);
         under.notes.extend(self.notes);
@@ -111,6 +114,7 @@ impl ConfigLayer {
             ring_scan_interval: self.ring_scan_interval.or(under.ring_scan_interval),
             priv_domid: self.priv_domid.or(under.priv_domid),
             master_domid: self.master_domid.or(under.master_domid),
+            // Flags without a negation, so either layer may set them.
             keep_orphans: self.keep_orphans || under.keep_orphans,
             pid_file: self.pid_file.or(under.pid_file),
             foreground: self.foreground.or(under.foreground),
@@ -126,6 +130,7 @@ impl ConfigLayer {
     pub(super) fn resolve(self, environment: &Environment) -> Result<Settings, DaemonError> {
         let host = self.host.unwrap_or(if environment.xen { HostKind::Xen } else { HostKind::Sim });
         let (default_socket, default_made) = environment.socket();
+        // A directory that was named is not created: with a misspelt one, no client would look there.
         let make_directory = self.socket.is_none() && default_made;
         let socket = absolute(self.socket.unwrap_or(default_socket))?;
         let sim_socket = match self.sim_socket {
@@ -150,6 +155,7 @@ impl ConfigLayer {
         let destination = match self.log_file {
             Some(path) => Destination::File(absolute(path)?),
             None if foreground => Destination::Stderr,
+            // In the background standard error is /dev/null.
             None => Destination::Syslog,
         };
         let seconds = |number: u32| (number != 0).then(|| Duration::from_secs(number.into()));
@@ -196,6 +202,26 @@ pub(super) fn guest(
         domid: options.domid.map(|domid| real(domid, "domid")).transpose()?,
         sim_socket: options.sim_socket.unwrap_or_else(default),
     })
+}
+
+/// Resolves the settings of a simulated host, whose socket is where a daemon with the same environment looks for it.
+pub(super) fn sim_host(
+    options: HostOptions,
+    environment: &Environment,
+) -> Result<HostSettings, DaemonError> {
+    let action = match options {
+        HostOptions { stop: true, .. } => HostAction::Stop,
+        HostOptions { status: true, .. } => HostAction::Status,
+        HostOptions { until_unused: Some(seconds), .. } => {
+            let time = Duration::from_secs(seconds.into());
+            HostAction::Serve(Lifetime::UntilUnused(time))
+        }
+        _ => HostAction::Serve(Lifetime::UntilStopped),
+    };
+    let (default, default_made) = environment.socket();
+    let make_directory = options.sim_socket.is_none() && default_made;
+    let given = options.sim_socket.unwrap_or_else(|| default.with_file_name(SIM_SOCKET));
+    Ok(HostSettings { action, sim_socket: absolute(given)?, make_directory })
 }
 
 fn absolute(path: PathBuf) -> Result<PathBuf, DaemonError> {

@@ -53,6 +53,9 @@ pub enum DaemonError {
         /// The obstacle and its remedy; the text ends the sentence.
         what: &'static str,
     },
+    /// There is a simulated host already, which the text describes.
+    #[error("{0}")]
+    HostExists(String),
     /// The hypervisor's interface is unusable.
     #[error("{0}")]
     Host(String),
@@ -79,7 +82,8 @@ impl DaemonError {
             DaemonError::Permission { .. } => 4,
             DaemonError::NoDirectory { .. } => 5,
             DaemonError::PathTooLong { .. } => 6,
-            DaemonError::AddressInUse { .. } => 7,
+            DaemonError::AddressInUse { .. } | DaemonError::HostExists(_) => 7,
+            // Found by the VIRQ instead of the lock, but the same mistake, and the same code.
             DaemonError::Xen(StartError::Taken) => 3,
             DaemonError::Xen(StartError::Permission { .. }) => 4,
             DaemonError::Host(_) | DaemonError::Xen(_) => 8,
@@ -90,6 +94,7 @@ impl DaemonError {
     pub(super) fn of_path(path: &Path, error: io::Error) -> DaemonError {
         let directory = path.parent().unwrap_or(path);
         match error.kind() {
+            // In both cases another path is the remedy.
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
                 DaemonError::Permission { path: path.to_path_buf() }
             }

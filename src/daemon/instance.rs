@@ -27,18 +27,18 @@ pub(super) struct Instance {
 }
 
 impl Instance {
-    /// Claims the resources that the settings name. Only removes stale sockets: the simulated host binds its own later.
+    /// Claims the resources that the settings name. Only removes stale sockets; that of the simulated host belongs to
+    /// the host, which may be another daemon's.
     /// A client socket that was passed by the service manager belongs to it and is left alone.
     pub(super) fn claim(
         settings: &Settings,
         handed_over: Option<&UnixListener>,
     ) -> Result<Instance, DaemonError> {
         let migration = migration_path(&settings.socket);
-        let mut sockets: Vec<&PathBuf> = [&settings.socket].into_iter().chain(&migration).collect();
-        if settings.host == HostKind::Sim {
-            sockets.push(&settings.sim_socket);
-        }
-        for &socket in &sockets {
+        let sockets: Vec<&PathBuf> = [&settings.socket].into_iter().chain(&migration).collect();
+        let of_host = (settings.host == HostKind::Sim).then_some(&settings.sim_socket);
+        // All paths are checked before anything is created, so that a refused start leaves nothing behind.
+        for &socket in sockets.iter().chain(&of_host) {
             if socket.as_os_str().len() > SOCKET_PATH_MAX {
                 return Err(DaemonError::PathTooLong { path: socket.to_path_buf() });
             }
@@ -46,6 +46,7 @@ impl Instance {
         if settings.make_directory {
             make_directory(&settings.socket)?;
         }
+        // Named after the socket, so that daemons with different sockets run at the same time.
         let lock = lock(&lock_path(&settings.socket), &running::lock_text(settings))?;
         // The lock is taken before the pid file is touched: that file may belong to a daemon of another socket, which
         // has another lock.
@@ -53,18 +54,13 @@ impl Instance {
         for socket in sockets.into_iter().filter(is_made) {
             make_free(socket)?;
         }
+        of_host.map_or(Ok(false), |socket| is_socket(socket))?;
         let (sockets, handed_over) = (Vec::new(), None);
         let mut instance = Instance { sockets, pid_file: None, handed_over, _lock: lock };
         if let Some(path) = &settings.pid_file {
             instance.pid_file = Some((path.clone(), claim_pid_file(path)?));
         }
         Ok(instance)
-    }
-
-    /// Registers the simulated host's socket for removal: the host's threads, and with them the host, may outlive a
-    /// stop.
-    pub(super) fn remove_at_end(&mut self, socket: &Path) {
-        self.sockets.push(socket.to_path_buf());
     }
 
     /// Makes [`Instance::listen`] return a socket passed by the service manager. The service manager removes such a
@@ -81,6 +77,7 @@ impl Instance {
         }
         let listener = UnixListener::bind(path).map_err(|e| DaemonError::of_path(path, e))?;
         self.sockets.push(path.to_path_buf()); // From here on the socket is removed when the daemon ends.
+        // Until here the umask of `daemon::run` keeps other users out.
         std::fs::set_permissions(path, Permissions::from_mode(0o600))
             .map_err(|e| DaemonError::of_path(path, e))?;
         Ok(listener)
@@ -89,6 +86,7 @@ impl Instance {
 
 impl Drop for Instance {
     fn drop(&mut self) {
+        // The lock is released after this, with the fields, so no other daemon can have bound these paths yet.
         for path in self.sockets.iter().chain(self.pid_file.iter().map(|(path, _)| path)) {
             let _ = std::fs::remove_file(path);
         }
@@ -114,7 +112,7 @@ fn beside(socket: &Path, ending: &str) -> PathBuf {
 }
 
 /// Creates the directory of a default socket, with mode 0700 and without its parents.
-fn make_directory(socket: &Path) -> Result<(), DaemonError> {
+pub(super) fn make_directory(socket: &Path) -> Result<(), DaemonError> {
     let Some(directory) = socket.parent() else { return Ok(()) };
     match DirBuilder::new().mode(0o700).create(directory) {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
@@ -131,6 +129,7 @@ fn lock(path: &Path, text: &str) -> Result<File, DaemonError> {
         .read(true)
         .write(true)
         .create(true)
+        // Not truncated before the lock is held: the contents may be those of a running daemon.
         .truncate(false)
         .mode(0o600)
         .open(path)
@@ -142,6 +141,7 @@ fn lock(path: &Path, text: &str) -> Result<File, DaemonError> {
         }
         Err(e) => return Err(failed(e.into())),
     }
+    // A process that reads the file in between finds no process id, and looks again (`claim_or_find`).
     file.set_len(0)
         .and_then(|()| file.seek(SeekFrom::Start(0)))
         .and_then(|_| file.write_all(text.as_bytes()))
@@ -160,24 +160,33 @@ fn claim_pid_file(path: &Path) -> Result<File, DaemonError> {
 /// Removes a stale socket. The lock only detects other instances of this daemon; C xenstored does not take it, so this
 /// also tries to connect.
 fn make_free(path: &Path) -> Result<(), DaemonError> {
-    let in_use = |what| Err(DaemonError::AddressInUse { path: path.to_path_buf(), what });
-    match std::fs::symlink_metadata(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(DaemonError::of_path(path, e)),
-        Ok(about) if !about.file_type().is_socket() => {
-            return in_use("exists and is not a socket; remove it, or choose another path");
-        }
-        Ok(_) => {}
+    if !is_socket(path)? {
+        return Ok(());
     }
     match try_connect(path) {
+        // No process listens: the daemon that bound the socket was killed before it could remove it.
         Err(Errno::CONNREFUSED) => {
             std::fs::remove_file(path).map_err(|e| DaemonError::of_path(path, e))
         }
         Err(Errno::NOENT) => Ok(()),
         Err(Errno::ACCESS) => Err(DaemonError::Permission { path: path.to_path_buf() }),
         // Connected, the backlog is full, or the socket type differs: a process is listening.
-        _ => in_use("is served by another daemon; stop it, or choose another path"),
+        _ => in_use(path, "is served by another daemon; stop it, or choose another path"),
     }
+}
+
+/// Returns whether a socket exists at `path`; fails if another file does.
+fn is_socket(path: &Path) -> Result<bool, DaemonError> {
+    match std::fs::symlink_metadata(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(DaemonError::of_path(path, e)),
+        Ok(about) if about.file_type().is_socket() => Ok(true),
+        Ok(_) => in_use(path, "exists and is not a socket; remove it, or choose another path"),
+    }
+}
+
+fn in_use<T>(path: &Path, what: &'static str) -> Result<T, DaemonError> {
+    Err(DaemonError::AddressInUse { path: path.to_path_buf(), what })
 }
 
 /// Connects without blocking: a hung daemon does not accept.

@@ -15,6 +15,7 @@ mod oxenstored;
 mod running;
 mod serve;
 mod settings;
+mod sim_host;
 mod stop;
 mod welcome;
 
@@ -29,7 +30,7 @@ use tracing::{error, info, warn};
 use crate::log;
 
 pub use error::{DaemonError, SOCKET_PATH_MAX};
-pub use settings::{Guest, HostKind, Settings};
+pub use settings::{Guest, HostAction, HostKind, HostSettings, Settings};
 pub use stop::Stop;
 
 use cli::{Command, Options, SimCommand};
@@ -47,6 +48,8 @@ pub enum Task {
     Serve(Box<Settings>),
     /// Runs a guest of a simulated host.
     Guest(Guest),
+    /// Runs a simulated host, or stops or describes one.
+    Host(HostSettings),
     /// Prints this text and exits.
     Print(String),
 }
@@ -58,14 +61,19 @@ pub enum Task {
 pub fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Task, DaemonError> {
     let options = match Options::read(line) {
         Ok(options) => options,
+        // clap reports --help and --version as errors, too.
         Err(answer) if !answer.use_stderr() => return Ok(Task::Print(answer.to_string())),
         Err(error) => {
             let text = error.to_string();
             return Err(DaemonError::Usage(text.trim_start_matches("error: ").trim_end().into()));
         }
     };
-    if let Some(Command::Sim(SimCommand::Guest(guest))) = options.command {
-        return config_layer::guest(guest, &Environment::detect()).map(Task::Guest);
+    if let Some(Command::Sim(command)) = options.command {
+        let environment = Environment::detect();
+        return match command {
+            SimCommand::Guest(guest) => config_layer::guest(guest, &environment).map(Task::Guest),
+            SimCommand::Host(host) => config_layer::sim_host(host, &environment).map(Task::Host),
+        };
     }
     let check_only = options.check_config;
     let (file, from_file) = config::read(options.config.as_deref(), check_only)?;
@@ -81,6 +89,14 @@ pub fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Task, DaemonErr
         text.push_str(&format!("note: {note}\n"));
     }
     Ok(Task::Print(text))
+}
+
+/// Runs, stops or describes a simulated host. Returns the exit code.
+///
+/// # Errors
+/// The host cannot be started, or there is none to stop or describe.
+pub fn run_sim_host(settings: &HostSettings) -> Result<u8, DaemonError> {
+    sim_host::run(settings)
 }
 
 /// Runs the daemon until it is asked to stop and returns the exit code. For a start in the background, returns once the
@@ -100,6 +116,7 @@ pub fn run(settings: &Settings) -> Result<u8, DaemonError> {
     umask(Mode::RWXG | Mode::RWXO);
     start_log(settings)?;
     let done = run_logged(settings, second);
+    // The writer's thread ends with the process.
     log::flush(FLUSH_TIME_MAX);
     done
 }
@@ -107,18 +124,20 @@ pub fn run(settings: &Settings) -> Result<u8, DaemonError> {
 /// Runs the daemon after the log has started.
 fn run_logged(settings: &Settings, second: bool) -> Result<u8, DaemonError> {
     let handed_over = activation::take(&settings.socket)?;
+    // From here on SIGTERM ends the daemon in order, so sockets and pid file that are claimed are also removed.
     let stop = Stop::default();
     let served = Arc::<OnceLock<_>>::default();
     stop::take_signals(stop.clone(), Arc::clone(&served)).map_err(|error| DaemonError::Other {
         what: "cannot register the signal handlers".into(),
         error,
     })?;
-    allow_many_files();
+    allow_many_files(0);
     let mut instance = match second {
         true => match running::claim_or_find(settings, handed_over.as_ref())? {
             Claim::Ours(instance) => instance,
             Claim::Served(running) => return Ok(is_served(&running, settings)),
         },
+        // In the foreground a second start fails: its caller wants this process to be the daemon.
         false => Instance::claim(settings, handed_over.as_ref())?,
     };
     let ready = |threads| {
@@ -129,6 +148,7 @@ fn run_logged(settings: &Settings, second: bool) -> Result<u8, DaemonError> {
         instance.hand_over(&settings.socket, listener);
     }
     let end = serve::serve(settings, &mut instance, ready, &stop);
+    // Before the last line: from that on another daemon can start.
     drop(instance);
     match &end {
         Ok(()) => info!("stopped"),
@@ -163,7 +183,9 @@ fn start_log(settings: &Settings) -> Result<(), DaemonError> {
 fn announce(settings: &Settings, second: bool) {
     let socket = settings.socket.display();
     info!(host = ?settings.host, shards = settings.shards, %socket, "serving");
+    // In the background this is not the process that the service manager started, hence MAINPID.
     let pid = std::process::id();
+    // After the sockets listen: units that are ordered after this one connect at once.
     if let Err(error) = notify::notify(&format!("READY=1\nMAINPID={pid}\n")) {
         warn!(%error, "cannot notify the service manager that the daemon is ready");
     }
@@ -183,9 +205,12 @@ fn report_ready(pid: u32) {
     }
 }
 
-/// Raises the soft limit of open files to the hard limit: each client needs a descriptor, and so does each guest of the
-/// simulated host.
-fn allow_many_files() {
-    let limit = getrlimit(Resource::Nofile);
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+/// Raises the soft limit of open files to the hard limit, since each client and each guest needs a descriptor; and that,
+/// if it is lower, to `wanted`, which only root may.
+fn allow_many_files(wanted: u64) {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let raised = maximum.map(|maximum| maximum.max(wanted));
+    let set = |limit| setrlimit(Resource::Nofile, Rlimit { current: limit, maximum: limit });
+    // A failure is ignored: with fewer descriptors fewer clients are served, and `Unaccepted` says so.
+    let _ = set(raised).or_else(|_| set(maximum));
 }

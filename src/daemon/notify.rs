@@ -26,6 +26,7 @@ pub(super) fn notify(state: &str) -> io::Result<()> {
 
 fn send(name: &OsStr, state: &str) -> io::Result<()> {
     let address = match name.as_bytes().split_first() {
+        // sd_notify(3): `@` stands for the NUL of an abstract address.
         Some((b'@', name)) => SocketAddr::from_abstract_name(name)?,
         _ => SocketAddr::from_pathname(name)?,
     };

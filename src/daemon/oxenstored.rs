@@ -84,6 +84,7 @@ fn apply(name: &str, value: &str, given: &mut ConfigLayer) -> Result<(), String>
             }
         }
         _ => match (Quota::from_name(name), ignored(name)) {
+            // Without the prefix, `from_name` would accept this daemon's own names.
             (Some(quota), _) if name.starts_with("quota-") => {
                 given.limits.push((quota, number(value)?));
             }
@@ -106,6 +107,7 @@ fn ignored(name: &str) -> Option<(Form, &'static str, &'static str)> {
 
 fn is_same(form: Form, value: &str, default: &str) -> Result<bool, String> {
     let no_number = || expected("a number", value);
+    // By value, not by text: a file may write the default `5.0` as `5`.
     Ok(match form {
         Form::Flag => flag(value)? == flag(default)?,
         Form::Integer => value.parse::<i64>().map_err(|_| no_number())?.to_string() == default,

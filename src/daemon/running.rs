@@ -11,14 +11,12 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use zerocopy::IntoBytes;
-
 use super::error::DaemonError;
 use super::instance::{self, Instance};
 use super::settings::{HostKind, Settings};
 use crate::domain::Quota;
 use crate::log::{self, Destination};
-use crate::protocol::{HEADER_BYTES, Header, Operation};
+use crate::protocol::{HEADER_BYTES, Operation, request};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Timeout for the other daemon to serve: it may have just been started, too.
@@ -57,6 +55,7 @@ pub(super) fn claim_or_find(
     settings: &Settings,
     handed_over: Option<&UnixListener>,
 ) -> Result<Claim, DaemonError> {
+    // Waits, since a daemon that was started a moment ago has the lock before it serves.
     let deadline = Instant::now() + STARTING;
     loop {
         match Instance::claim(settings, handed_over) {
@@ -102,6 +101,7 @@ impl Running {
     /// Returns the daemon that serves the socket of `settings` and holds the pid file that they name, if any.
     fn find(settings: &Settings) -> Option<Running> {
         let running = Running::parse(&read(&instance::lock_path(&settings.socket))?)?;
+        // Without this pid file the running daemon is not the one that an init script asks for, so the start fails.
         let has_pid_file = |path| pid_in(path) == Some(running.pid);
         let named = settings.pid_file.as_deref();
         (named.is_none_or(has_pid_file) && serves(&settings.socket)).then_some(running)
@@ -110,6 +110,7 @@ impl Running {
     /// Parses a lock file. Skips unknown lines, because other versions may write additional ones.
     fn parse(text: &str) -> Option<Running> {
         let mut running = Running { pid: pid_of(text)?, ..Running::default() };
+        // Values are shown on a terminal, and the file may be damaged or another version's.
         for line in text.lines().skip(1).filter(|line| !line.contains(char::is_control)) {
             match line.split_once(' ') {
                 Some(("version", version)) => running.version = Some(version.to_owned()),
@@ -169,6 +170,7 @@ fn options(settings: &Settings) -> Vec<(String, String)> {
         Destination::Stderr | Destination::Syslog => None,
     };
     let timeout = settings.watch_event_timeout.unwrap_or_default();
+    // The options are named as an operator gives them, since a second start prints those that differ.
     let mut options: Vec<_> = [
         ("--host", host.into()),
         ("--shards", settings.shards.to_string()),
@@ -187,29 +189,30 @@ fn options(settings: &Settings) -> Vec<(String, String)> {
     }
     options.extend(Quota::all().map(|quota| {
         let limit = settings.limits.iter().find(|(other, _)| *other == quota);
+        // `limits` has only values that differ from the defaults.
         let value = limit.map_or(quota.default_value(), |(_, value)| *value);
         (format!("--quota {}", quota.name()), value.to_string())
     }));
     options
 }
 
-/// Returns whether an instance of this daemon replies at `socket`.
+/// Returns whether an instance of this daemon replies at `socket`. The lock alone does not prove that it serves: it may
+/// be starting, or stuck.
 fn serves(socket: &Path) -> bool {
     instance::try_connect(socket).is_ok_and(|stream| has_own_node(stream.into()).unwrap_or(false))
 }
 
 fn has_own_node(mut stream: UnixStream) -> std::io::Result<bool> {
+    // Non-blocking only for connect(2); the timeouts bound all further calls.
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(REPLYING))?;
     stream.set_write_timeout(Some(REPLYING))?;
-    let len = u32::try_from(OWN_NODE.len()).unwrap_or(0).into();
-    let kind = (Operation::Read as u32).into();
-    let header = Header { kind, req_id: 1.into(), tx_id: 0.into(), len };
-    stream.write_all(&[header.as_bytes(), OWN_NODE].concat())?;
+    let asked = request(Operation::Read, 1, OWN_NODE);
+    stream.write_all(&asked)?;
     let mut reply = [0; HEADER_BYTES];
     stream.read_exact(&mut reply)?;
     // An error reply, such as another xenstored's ENOENT, has another type.
-    Ok(reply[..4] == header.as_bytes()[..4])
+    Ok(reply[..4] == asked[..4])
 }
 
 #[cfg(test)]

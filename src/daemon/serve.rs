@@ -11,11 +11,11 @@ use tracing::{info, warn};
 use super::error::DaemonError;
 use super::instance::{Instance, migration_path};
 use super::settings::{HostKind, Settings};
+use super::sim_host::Connection;
 use super::stop::Stop;
 use crate::control::Served;
 use crate::domain::{Limits, Registry};
 use crate::host::Host;
-use crate::host::sim::SimHost;
 use crate::host::xen::{StartError, XenHost};
 use crate::listener::Listener;
 use crate::migration::server;
@@ -33,7 +33,8 @@ pub(super) fn serve(
         let what = what.to_owned();
         move |error| DaemonError::Other { what, error }
     };
-    let host = host(settings, instance)?;
+    // Dropped last, when nothing uses the host any more.
+    let (host, sim) = host(settings, stop)?;
     let limits = Limits::defaults();
     for &(quota, value) in &settings.limits {
         limits.set(quota, value);
@@ -48,6 +49,7 @@ pub(super) fn serve(
     };
     let mut server = Server::start(settings.shards, registry, host, times)
         .map_err(|error| unserved(settings.host, error))?;
+    // Before the client socket, so that a client that can connect finds the announcement of this one.
     match migration_path(&settings.socket) {
         Some(path) => {
             let served = serve_migration(&path, instance.listen(&path)?, server.owner_threads());
@@ -61,6 +63,7 @@ pub(super) fn serve(
         .map_err(other("cannot poll the socket"))?;
     let waker = listener.stopper();
     let stop = stop.clone();
+    // The main thread blocks in the listener's poll, so another one waits for the stop.
     std::thread::Builder::new()
         .name("stop".into())
         .spawn(move || {
@@ -83,7 +86,8 @@ pub(super) fn serve(
         clients = lost.clients,
         "store discarded, it is kept in memory only"
     );
-    served.map_err(other("polling the socket failed"))
+    served.map_err(other("polling the socket failed"))?;
+    sim.map_or(Ok(()), |sim| sim.check())
 }
 
 fn serve_migration(path: &Path, listener: UnixListener, owners: OwnerThreads) -> io::Result<()> {
@@ -91,16 +95,17 @@ fn serve_migration(path: &Path, listener: UnixListener, owners: OwnerThreads) ->
     server::serve(listener, owners)
 }
 
-fn host(settings: &Settings, instance: &mut Instance) -> Result<Arc<dyn Host>, DaemonError> {
+/// Opens the host, and the connection to its process if it is simulated.
+fn host(
+    settings: &Settings,
+    stop: &Stop,
+) -> Result<(Arc<dyn Host>, Option<Connection>), DaemonError> {
     match settings.host {
-        HostKind::Sim => match SimHost::start(&settings.sim_socket) {
-            Ok(host) => {
-                instance.remove_at_end(&settings.sim_socket);
-                Ok(Arc::new(host))
-            }
-            Err(error) => Err(DaemonError::of_path(&settings.sim_socket, error)),
-        },
-        HostKind::Xen => Ok(Arc::new(XenHost::open()?)),
+        HostKind::Sim => {
+            let connection = Connection::open(&settings.sim_socket, stop)?;
+            Ok((connection.host(), Some(connection)))
+        }
+        HostKind::Xen => Ok((Arc::new(XenHost::open()?), None)),
     }
 }
 

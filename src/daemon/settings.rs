@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::domain::Quota;
+use crate::host::sim::Lifetime;
 use crate::log;
 use crate::types::Domid;
 
@@ -56,6 +57,28 @@ pub struct Settings {
     pub log: log::Settings,
     /// Settings that were given but have no effect, to be logged as warnings.
     pub notes: Vec<String>,
+}
+
+/// The resolved settings of `xenstored sim host`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostSettings {
+    /// What is asked for.
+    pub action: HostAction,
+    /// The host's socket.
+    pub sim_socket: PathBuf,
+    /// Whether to create the socket's directory if it is missing, as for a daemon.
+    pub make_directory: bool,
+}
+
+/// What is asked of `xenstored sim host`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostAction {
+    /// To run a host.
+    Serve(Lifetime),
+    /// To stop a running host.
+    Stop,
+    /// To describe a running host.
+    Status,
 }
 
 /// The resolved settings of `xenstored sim guest`.

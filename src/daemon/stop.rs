@@ -44,12 +44,14 @@ impl Stop {
 
 /// Handles signals in a new thread. SIGTERM and SIGINT request the stop; the second one ends the process at once.
 /// SIGHUP reopens the log. SIGUSR1 logs a report about the server in `served` (oxenstored writes its tree to a file
-/// instead). The Rust runtime ignores SIGPIPE before `main`.
+/// instead). The Rust runtime ignores SIGPIPE before `main`. `served` is empty until the server is ready, since signals
+/// are handled before it exists.
 ///
 /// # Errors
 /// The system refuses the handlers or the thread.
 pub(super) fn take_signals(stop: Stop, served: Arc<OnceLock<Arc<dyn Served>>>) -> io::Result<()> {
     let mut signals = Signals::new([SIGHUP, SIGTERM, SIGINT, SIGUSR1])?;
+    // The handlers themselves only wake this thread, which may then lock and allocate; a handler must not.
     let take = move || {
         for signal in signals.forever() {
             match signal {
@@ -63,6 +65,8 @@ pub(super) fn take_signals(stop: Stop, served: Arc<OnceLock<Arc<dyn Served>>>) -
                 _ => {
                     warn!("second stop signal, exiting immediately");
                     log::flush(LAST_LINES);
+                    // _exit(2): no destructor runs, as it could wait for what is stuck. The next start removes the
+                    // stale sockets.
                     low_level::exit(1);
                 }
             }

@@ -11,6 +11,8 @@ pub struct Account {
     domid: Domid,
     /// Queue for traced changes.
     reports: Arc<Reports>,
+    /// All accesses are relaxed: a counter publishes nothing, and a reader that compares it with nodes holds all
+    /// shards' locks (`Store::check`).
     used: [AtomicU64; Quota::COUNT],
     refused: [AtomicU64; Quota::COUNT],
     peaks: [AtomicU64; Quota::COUNT],
@@ -32,6 +34,7 @@ impl Account {
     /// account unchanged.
     pub fn reserve(&self, quota: Quota, amount: u64, limit: u32) -> Option<u64> {
         let used = &self.used[quota as usize];
+        // Comparison and charge are one atomic step, as two threads could otherwise both take the last unit.
         let within = |used: u64| {
             let sum = used.saturating_add(amount);
             (limit == 0 || sum <= u64::from(limit)).then_some(sum)
@@ -52,6 +55,7 @@ impl Account {
     /// Releases `amount` and returns the usage before.
     pub fn release(&self, quota: Quota, amount: u64) -> u64 {
         let before = self.used[quota as usize].fetch_sub(amount, Ordering::Relaxed);
+        // Otherwise the usage would wrap to an enormous one, and every further request would be refused.
         debug_assert!(before >= amount, "{} of {before} given back {amount}", quota.name());
         self.trace(quota, before, before.saturating_sub(amount));
         before
@@ -67,6 +71,8 @@ impl Account {
     /// Raises the peak to `sum` if that is higher. For a quota on single sizes, `sum` is a size.
     pub fn note_peak(&self, quota: Quota, sum: u64) {
         let peak = &self.peaks[quota as usize];
+        // Loaded first, as most sums are below the peak and `fetch_max` takes the cache line from other threads even
+        // then.
         if sum > peak.load(Ordering::Relaxed) {
             peak.fetch_max(sum, Ordering::Relaxed);
         }

@@ -40,7 +40,8 @@ pub struct Domain {
     settings: AtomicU64,
     /// The unique id that the incarnation had at the source of its import; 0 for none.
     origin: AtomicU64,
-    /// The incarnation whose rights this one shares (SET_TARGET): birth and domid packed; 0 for none.
+    /// The incarnation whose rights this one shares (SET_TARGET); 0 for none. Birth and domid are packed into one word,
+    /// so that no reader pairs one target's birth with another's domid.
     pub(super) target: AtomicU64,
     /// A [`Presence`], as last published by the owner thread.
     presence: AtomicU8,
@@ -107,6 +108,7 @@ impl Domain {
     /// Sets the feature bits; called before INTRODUCE.
     pub fn set_features(&self, features: u32) {
         self.features.store(features, Ordering::Relaxed);
+        // After the store: a copy of the settings that lacks it finds another count.
         self.setting_changed();
     }
 
@@ -129,6 +131,7 @@ impl Domain {
     pub(super) fn set_own(&self, settings: &OwnSettings) {
         self.limits.set_all(&settings.limits);
         self.target.store(settings.target, Ordering::Release);
+        // Last, as it counts the change.
         self.set_features(settings.features);
     }
 

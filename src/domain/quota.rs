@@ -37,6 +37,7 @@ struct About {
 
 /// The defaults are C xenstored's except for watches (128 there) and transactions (10 there), at which ten to fifty
 /// simultaneous calls of ordinary use fail; the memory quota still bounds a domain.
+/// Indexed by the enum, whose order a test compares.
 const ABOUT: [About; Quota::COUNT] = [
     about(Quota::Nodes, "nodes", &["quota-maxentity", "entry-nb"], "Nodes per domain", 1000),
     about(Quota::Watches, "watches", &["quota-maxwatch", "watch-nb"], "Watches per domain", 1024),
@@ -129,6 +130,8 @@ impl Quota {
 }
 
 /// A value for each quota; 0 means no limit (xenstore.txt, SET_QUOTA).
+/// Relaxed accesses suffice: a request may see a limit that changes concurrently either way, and a transaction notices
+/// by `Registry::rights`.
 pub struct Limits {
     hard: [AtomicU32; Quota::COUNT],
     soft_memory: AtomicU32,

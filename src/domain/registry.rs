@@ -15,6 +15,7 @@ pub struct Registry {
     clock: AtomicU64,
     /// Advances when an incarnation dies, and when its target or one of its limits changes.
     rights: AtomicU64,
+    /// One lock for each domid, so that look-ups of different domains do not contend.
     slots: Box<[RwLock<Option<Arc<Domain>>>]>,
     /// Whether a domain ever got a target. Few hosts have device models in domains of their own; on others a watcher's
     /// rights are known without its slot's lock, which is taken for each event.
@@ -87,6 +88,7 @@ impl Registry {
         self.clock.fetch_add(1, Ordering::AcqRel) + 1
     }
 
+    /// Called after the change: a transaction that ran on the former state then finds another version at END.
     fn rights_changed(&self) {
         self.rights.fetch_add(1, Ordering::AcqRel);
     }
@@ -106,6 +108,7 @@ impl Registry {
     /// queried the host.
     pub fn admit(&self, domid: Domid, unique_id: u64) -> Option<Arc<Domain>> {
         let slot = self.slots.get(usize::from(domid.0))?;
+        // Lock order: `known`, then a slot, also in `bury` and `faults`.
         let mut known = self.known.lock();
         // Held until both tables are updated, so that a thread that finds the domain also finds its birth.
         let mut slot = slot.write();
@@ -114,11 +117,15 @@ impl Registry {
         }
         let birth = self.tick();
         let reports = Arc::clone(&self.reports);
+        // A copy: a default that is set later applies to domains that become known after that (xenstore.txt,
+        // SET_QUOTA).
         let limits = self.defaults.copy();
+        // With an account of its own: nodes of the domid's former incarnation do not count (XSA-483).
         let domain = Arc::new(Domain::new(domid, birth, unique_id, limits, reports));
         self.births.begin(domid, birth);
         *slot = Some(Arc::clone(&domain));
         known.insert(domid);
+        // No lock is held while a line is formatted and queued.
         drop((slot, known));
         tracing::trace!(target: log::OBJ, domid = domid.0, birth, unique_id, "create domain");
         Some(domain)
@@ -129,6 +136,7 @@ impl Registry {
     pub fn bury(&self, domain: &Arc<Domain>) -> bool {
         let mut known = self.known.lock();
         let mut slot = self.slots[usize::from(domain.domid.0)].write();
+        // The slot may hold the next incarnation by now, which a late report of this death must not end.
         if !slot.as_ref().is_some_and(|present| Arc::ptr_eq(present, domain)) {
             return false;
         }
@@ -182,6 +190,7 @@ impl Registry {
         let target = domain.target.load(Ordering::Acquire);
         let [_, _, _, _, _, _, high, low] = target.to_be_bytes();
         let tdomid = Domid(u16::from_be_bytes([high, low]));
+        // The birth is compared, so a stub domain gains no rights over the next domain with its dead target's domid.
         let lives = target != 0 && self.births.of(tdomid) == target >> 16;
         Subject {
             domid: domain.domid,
@@ -198,6 +207,7 @@ impl Registry {
         if !self.has_targets.load(Ordering::Acquire) {
             return Subject::guest(domid);
         }
+        // Without a clone: threads would contend for the domain's reference count with each event.
         let slot = self.slots.get(usize::from(domid.0)).map(|slot| slot.read());
         match slot.as_deref() {
             Some(Some(domain)) => self.subject(domain),
@@ -216,6 +226,7 @@ impl Registry {
 
     /// Restores a domain's quotas, features and target.
     pub fn restore(&self, domain: &Domain, settings: &OwnSettings) {
+        // The settings may contain a target.
         self.has_targets.store(true, Ordering::Release);
         domain.set_own(settings);
         self.rights_changed();
@@ -320,6 +331,7 @@ impl Registry {
         if refused.is_power_of_two() {
             let (domid, limit) = (domain.domid, self.limit(domain, quota));
             let path = path.map(shown);
+            // Only queued: the caller may hold shards' locks.
             self.reports.push(Report::Refused { domid, quota, limit, refused, path });
         }
     }
@@ -327,6 +339,7 @@ impl Registry {
     fn note_soft_memory(&self, domain: &Domain, before: u64, used: u64) {
         let (domid, limit) = (domain.domid, domain.limits.soft_memory());
         let over = u64::from(limit);
+        // Reported by the charge that crosses the limit, not by each one above it.
         if limit != 0 && before <= over && over < used && !self.is_privileged(domid) {
             let crossed = domain.soft_crossings.fetch_add(1, Ordering::Relaxed) + 1;
             if crossed.is_power_of_two() {
@@ -343,6 +356,7 @@ impl Registry {
     fn note_peak(&self, domain: &Domain, quota: Quota, sum: u64) {
         domain.account.note_peak(quota, sum);
         let peak = &self.peaks[quota as usize];
+        // The control domain, which no limit binds, would hide the guests' peaks.
         if !self.is_privileged(domain.domid) && sum > peak.load(Ordering::Relaxed) {
             peak.fetch_max(sum, Ordering::Relaxed);
         }

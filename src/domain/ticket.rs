@@ -11,6 +11,7 @@ use crate::sync::{Arc, AtomicU64, Ordering};
 pub struct Ticket {
     domain: Arc<Domain>,
     registry: Arc<Registry>,
+    /// A function, as this layer must not know the workers that serve rings.
     unblocked: Arc<dyn Fn(&Domain) + Send + Sync>,
 }
 
@@ -22,6 +23,7 @@ impl Ticket {
         registry: &Arc<Registry>,
         unblocked: &Arc<dyn Fn(&Domain) + Send + Sync>,
     ) -> Arc<Ticket> {
+        // Not refused above the limit: the request has been executed. The limit stops the reading of further ones.
         domain.account.charge(Quota::Outstanding, 1);
         Arc::new(Ticket {
             domain: Arc::clone(domain),
@@ -31,6 +33,8 @@ impl Ticket {
     }
 }
 
+// The limit is compared by `>=`, as it may have been lowered meanwhile: a call too many only makes the worker look at
+// the ring.
 impl Drop for Ticket {
     fn drop(&mut self) {
         let before = self.domain.account.release(Quota::Outstanding, 1);
@@ -102,6 +106,7 @@ impl Load {
 impl Drop for Load {
     fn drop(&mut self) {
         let Ticket { domain, unblocked, .. } = &*self.ticket;
+        // Exactly one drop crosses the limit, so that the worker gets one message and not one for each event.
         let before = self.stage.weight_of(domain).fetch_sub(self.weight, Ordering::AcqRel);
         let max = self.stage.max();
         if before >= max && before - self.weight < max {
@@ -119,6 +124,7 @@ pub struct Held {
 impl Held {
     /// Charges `bytes` to the quota `memory`, regardless of its limit.
     pub fn new(domain: &Arc<Domain>, bytes: u64) -> Held {
+        // Not refused: the memory is in use already, and a guest above its quota is not read.
         domain.account.charge(Quota::Memory, bytes);
         Held { domain: Arc::clone(domain), bytes }
     }

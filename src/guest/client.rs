@@ -7,53 +7,21 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::io::retry_on_intr;
-use zerocopy::IntoBytes;
-
 use crate::host::sim::SimGuest;
-use crate::protocol::{Frame, Header, Operation, frame};
+use crate::protocol::{self, Input, Operation, append_request};
 use crate::types::Domid;
+use rustix::io::retry_on_intr;
 
-/// ERROR and WATCH_EVENT of xs_wire.h, which only the daemon sends.
-const ERROR: u32 = 16;
-const WATCH_EVENT: u32 = 15;
 /// A toolstack's request takes microseconds; a daemon that takes this long hangs.
 const TOOLSTACK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a command failed: an error's name, or the command's usage.
 pub struct Refused(pub String);
 
-/// Encodes a request.
-fn message(kind: Operation, transaction: u32, payload: &[u8]) -> Vec<u8> {
-    let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
-    let header = Header {
-        kind: (kind as u32).into(),
-        req_id: 0.into(),
-        tx_id: transaction.into(),
-        len: len.into(),
-    };
-    [header.as_bytes(), payload].concat()
-}
-
-/// Removes the first complete message from the received bytes; returns its kind and payload.
-fn take(received: &mut Vec<u8>) -> io::Result<Option<(u32, Vec<u8>)>> {
-    let (taken, used) = match frame(received) {
-        Frame::Incomplete(_) => return Ok(None),
-        Frame::TooLong(_) => return Err(io::ErrorKind::InvalidData.into()),
-        Frame::Message { header, payload, rest } => {
-            ((header.kind.get(), payload.to_vec()), received.len() - rest.len())
-        }
-    };
-    received.drain(..used);
-    Ok(Some(taken))
-}
-
-/// Returns a reply's payload, or the error that it names.
-fn outcome(kind: u32, payload: Vec<u8>) -> Result<Vec<u8>, Refused> {
-    if kind != ERROR {
-        return Ok(payload);
+impl Refused {
+    fn named(name: &[u8]) -> Refused {
+        Refused(String::from_utf8_lossy(name).into())
     }
-    Err(Refused(String::from_utf8_lossy(payload.strip_suffix(b"\0").unwrap_or(&payload)).into()))
 }
 
 /// The control domain's connection, over the socket.
@@ -69,17 +37,20 @@ impl Toolstack {
 
     /// Sends a request whose reply is only OK or an error, and waits for it.
     pub fn request(&mut self, kind: Operation, payload: &[u8]) -> io::Result<()> {
-        self.0.write_all(&message(kind, 0, payload))?;
-        let mut received = Vec::new();
+        self.0.write_all(&protocol::request(kind, 0, payload))?;
+        let mut received = Input::default();
         loop {
-            if let Some((answered, payload)) = take(&mut received)? {
-                let named = |Refused(name)| io::Error::other(format!("{} {name}", kind.name()));
-                return outcome(answered, payload).map(drop).map_err(named);
+            if let Some(reply) = received.take()? {
+                let named = |name| {
+                    let Refused(name) = Refused::named(name);
+                    io::Error::other(format!("{} {name}", kind.name()))
+                };
+                return reply.outcome().map(drop).map_err(named);
             }
             let mut bytes = [0; 256];
             match retry_on_intr(|| rustix::io::read(&self.0, &mut bytes))? {
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                len => received.extend_from_slice(&bytes[..len]),
+                len => received.buffer().extend_from_slice(&bytes[..len]),
             }
         }
     }
@@ -88,8 +59,8 @@ impl Toolstack {
 /// A guest's connection over its ring, for one request at a time.
 pub struct Client {
     guest: SimGuest,
-    received: Vec<u8>,
-    replies: VecDeque<(u32, Vec<u8>)>,
+    received: Input,
+    replies: VecDeque<Result<Vec<u8>, Refused>>,
     events: Vec<Vec<u8>>,
     transaction: u32,
 }
@@ -99,7 +70,7 @@ impl Client {
     pub fn new(guest: SimGuest) -> Client {
         Client {
             guest,
-            received: Vec::new(),
+            received: Input::default(),
             replies: VecDeque::new(),
             events: Vec::new(),
             transaction: 0,
@@ -135,11 +106,14 @@ impl Client {
         kind: Operation,
         payload: &[u8],
     ) -> io::Result<Result<Vec<u8>, Refused>> {
-        let message = message(kind, self.transaction, payload);
+        let mut message = Vec::new();
+        append_request(&mut message, kind, 0, self.transaction, payload);
         let mut unsent = &message[..];
         while !unsent.is_empty() {
             let sent = self.guest.try_send(unsent)?;
             unsent = &unsent[sent..];
+            // Replies are taken while the request is sent: with both queues full, daemon and guest would wait for each
+            // other.
             if sent == 0 {
                 self.guest.wait(None)?;
                 self.pull()?;
@@ -147,8 +121,8 @@ impl Client {
         }
         loop {
             self.pull()?;
-            if let Some((kind, payload)) = self.replies.pop_front() {
-                return Ok(outcome(kind, payload));
+            if let Some(reply) = self.replies.pop_front() {
+                return Ok(reply);
             }
             self.guest.wait(None)?;
         }
@@ -173,14 +147,15 @@ impl Client {
             if len == 0 {
                 break;
             }
-            self.received.extend_from_slice(&bytes[..len]);
+            self.received.buffer().extend_from_slice(&bytes[..len]);
         }
-        while let Some((kind, payload)) = take(&mut self.received)? {
-            if kind == WATCH_EVENT {
-                let path = payload.split(|&byte| byte == 0).next().unwrap_or_default();
+        while let Some(message) = self.received.take()? {
+            if message.is_event() {
+                let path = message.payload.split(|&byte| byte == 0).next().unwrap_or_default();
                 self.events.push(path.to_vec());
             } else {
-                self.replies.push_back((kind, payload));
+                let reply = message.outcome().map(<[u8]>::to_vec).map_err(Refused::named);
+                self.replies.push_back(reply);
             }
         }
         Ok(())

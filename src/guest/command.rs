@@ -56,6 +56,7 @@ impl Command {
             (b"", _) | (b"#", _) => return Ok(None),
             (b"read", [path]) => Command::Value(Operation::Read, strings(&[path])),
             (b"write", [path, ..]) => {
+                // The value is the rest of the line, with its blanks.
                 let (_, value) = split(rest);
                 Command::Change(Operation::Write, [path, &b"\0"[..], value].concat())
             }
@@ -114,6 +115,7 @@ impl Command {
             Command::End(commit) => {
                 let payload = if commit { b"T\0" } else { b"F\0" };
                 let ended = request(client, Operation::TransactionEnd, payload)?;
+                // Also after an error such as EAGAIN: the transaction has ended either way.
                 client.set_transaction(0);
                 ended.map(|_| Vec::new())
             }

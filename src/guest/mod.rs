@@ -87,6 +87,7 @@ impl Session {
         loop {
             self.wait()?;
             self.show_events()?;
+            // The ring alone may have woken it, and a read would block.
             if !stdin_is_readable()? {
                 continue;
             }
@@ -94,6 +95,7 @@ impl Session {
             // Unbuffered: poll does not see bytes in a buffer.
             let len = retry_on_intr(|| rustix::io::read(io::stdin().as_fd(), &mut bytes))?;
             input.extend_from_slice(&bytes[..len]);
+            // The last line may lack its newline.
             if len == 0 && !input.is_empty() {
                 input.push(b'\n');
             }

@@ -38,7 +38,8 @@ pub struct DomainState {
 
 /// A hypervisor, shared by all threads. Callers hold no lock of the store: each call may be a system call.
 pub trait Host: Send + Sync {
-    /// Opens an event channel handle, like opening `/dev/xen/evtchn`. Each thread has its own handle.
+    /// Opens an event channel handle, like opening `/dev/xen/evtchn`. Each thread has its own handle. A handle reports
+    /// only its own ports, so no thread is woken for another one's guests.
     fn open_channels(&self) -> io::Result<Box<dyn Channels>>;
 
     /// Maps a domain's ring page: by grant reference 1 or, if that fails, by the frame number from INTRODUCE. For the

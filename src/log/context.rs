@@ -39,6 +39,7 @@ pub fn clear_context() {
 /// Makes a panic of any thread end the process: logs the thread and its activity, then aborts (SIGABRT). A daemon with
 /// a worker missing would return wrong replies; a daemon that is gone is noticed and restarted.
 pub fn abort_on_panic() {
+    // Locks of parking_lot are not poisoned: after an unwound panic other threads would find half-done changes.
     panic::set_hook(Box::new(|info| {
         let line = last_line(thread::current().name(), CONTEXT.get(), info);
         SINK.write_last(&line);

@@ -134,6 +134,7 @@ struct Choice {
 impl Choice {
     fn filter(&self) -> Targets {
         let names = SWITCHES.into_iter().zip(self.switches);
+        // Any other target is a module, whose lines have a level.
         Targets::new().with_default(self.level).with_targets(names.map(|(name, on)| {
             (name, if on && self.tracing { LevelFilter::TRACE } else { LevelFilter::OFF })
         }))
@@ -153,6 +154,7 @@ static FILTER: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
 /// # Errors
 /// The file cannot be opened, or the system refuses a thread.
 pub fn init(settings: &Settings) -> io::Result<()> {
+    // Before the subscriber, so that the first line finds the writer. It may block, so no lock is held.
     SINK.set(&settings.destination)?;
     let mut choice = CHOICE.lock();
     choice.level = settings.level;
@@ -192,6 +194,7 @@ pub fn flush(time_max: Duration) {
 /// # Errors
 /// The file cannot be opened, or the current destination is stuck; then nothing changes.
 pub fn set_file(path: &Path) -> io::Result<()> {
+    // Before the lock: it waits until the lines before are written.
     SINK.set(&Destination::File(path.to_path_buf()))?;
     let mut choice = CHOICE.lock();
     if !choice.switches.contains(&true) {

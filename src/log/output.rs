@@ -40,6 +40,7 @@ impl Output {
             Destination::File(path) => Output::File { path: path.clone(), file: open(path)? },
             Destination::Syslog => {
                 let socket = UnixDatagram::unbound()?;
+                // A stuck syslog would block the log's thread, and with it every change of the destination.
                 socket.set_nonblocking(true)?;
                 Output::Syslog(socket)
             }
@@ -63,6 +64,7 @@ impl Output {
     /// # Errors
     /// As write(2) and send(2).
     pub(super) fn write(&mut self, level: Level, line: &[u8]) -> io::Result<()> {
+        // A syslog message has no newline; the others get one in `ended`.
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         match self {
             Output::Stderr => write_stderr(&ended(line)),
@@ -85,6 +87,8 @@ impl Output {
 /// # Errors
 /// `InvalidInput` for a FIFO, a socket or a block device; otherwise as open(2).
 pub fn open(path: &Path) -> io::Result<File> {
+    // NONBLOCK: opening a FIFO would wait for a reader. NOCTTY: a daemon that left its session would get the terminal
+    // as its own.
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
     let mut options = OpenOptions::new();
     options.append(true).create(true).mode(0o600).custom_flags(flags.bits().cast_signed());
@@ -146,6 +150,7 @@ fn severity(level: Level) -> u8 {
 /// Escapes control characters, including C1, because guests influence much of what is logged. Almost all lines have
 /// none and are not copied.
 fn without_controls(line: &[u8]) -> Cow<'_, [u8]> {
+    // `tracing` formats lines as UTF-8, so this only borrows.
     let text = String::from_utf8_lossy(line);
     if !text.chars().any(char::is_control) {
         return Cow::Borrowed(line);

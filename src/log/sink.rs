@@ -86,6 +86,7 @@ impl Sink {
     /// The destination cannot be opened; the system refuses a thread; `TimedOut` if earlier lines cannot be written.
     /// Then nothing changes.
     pub(super) fn set(&'static self, destination: &Destination) -> io::Result<()> {
+        // Before the lock, which every logging thread takes: opening a file may take as long as a disk.
         let output = Output::open(destination)?;
         let mut queue = self.queue.lock();
         if queue.writer.is_none() {
@@ -99,8 +100,10 @@ impl Sink {
         if self.wait_for(&mut queue, number, CHANGE_TIME_MAX) {
             return Ok(());
         }
+        // Timed out. The change must not take effect later, after its client got an error.
         let is_it = |item: &&mut Item| matches!(item, Item::Change(other, _) if *other == number);
         let Some(change) = queue.items.iter_mut().find(|item| is_it(item)) else { return Ok(()) };
+        // Replaced, not removed: `finished` counts items, so the numbers of those behind must not move.
         *change = Item::Dropped(0);
         let what = "timed out writing the queued lines to the present destination of the log";
         Err(io::Error::new(io::ErrorKind::TimedOut, what))
@@ -118,6 +121,7 @@ impl Sink {
     pub(super) fn flush(&self, time_max: Duration) {
         let deadline = Instant::now() + time_max;
         let mut queue = self.queue.lock();
+        // Dropped lines count as unwritten until the log reports their number.
         while (queue.finished < queue.queued || queue.dropped > 0) && queue.writer.is_some() {
             if self.done.wait_until(&mut queue, deadline).timed_out() {
                 return;
@@ -129,10 +133,12 @@ impl Sink {
     /// thread, writes it to standard error unless that would block.
     pub(super) fn write_last(&self, text: &str) {
         let line = stamped(text);
+        // With a timeout, as the panicking thread itself may hold the lock.
         if let Some(mut queue) = self.queue.try_lock_for(LAST_WORDS)
             && queue.writer.is_some_and(|writer| writer != thread::current().id())
         {
             let number = queue.queued + 1;
+            // Charged but not limited: these are the last words of the process.
             queue.bytes += cost(&line);
             self.queue(&mut queue, Item::Line(Level::ERROR, line.clone()));
             if self.wait_for(&mut queue, number, LAST_WORDS) {
@@ -171,10 +177,12 @@ impl Sink {
         let mut queue = self.queue.lock();
         loop {
             if let Some(item) = queue.items.pop_front() {
+                // From here on a further rotation needs another item: this one may open the path before it.
                 queue.reopens &= !matches!(item, Item::Reopen);
                 return item;
             }
             if queue.dropped > 0 {
+                // The report is an item like others, so that `flush` waits for it.
                 queue.queued += 1;
                 return Item::Dropped(std::mem::take(&mut queue.dropped));
             }
@@ -199,6 +207,7 @@ struct Destinations {
 
 impl Destinations {
     fn run(mut self, sink: &Sink) {
+        // It ends with the process, which waits for it in `flush` only.
         loop {
             let item = sink.next();
             let bytes = if let Item::Line(_, line) = &item { cost(line) } else { 0 };
@@ -217,6 +226,7 @@ impl Destinations {
 
     fn write(&mut self, level: Level, line: &[u8]) {
         self.confess();
+        // Once a line is lost, further ones are too until the loss can be reported: the log never hides a gap.
         if self.lost > 0 || self.output.write(level, line).is_err() {
             self.lost += 1;
         }

@@ -41,6 +41,7 @@ impl<'a> Iterator for Strings<'a> {
 /// `EINVAL` for anything else, and for a number that does not fit `N`.
 pub fn decimal<N: FromStr>(digits: &[u8]) -> Result<N, Errno> {
     text(digits)
+        // `parse` accepts a plus sign.
         .filter(|text| !text.starts_with('+'))
         .and_then(|text| text.parse().ok())
         .ok_or(Errno::EINVAL)

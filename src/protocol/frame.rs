@@ -11,6 +11,7 @@ pub const REQUEST_PAYLOAD_BYTES_MAX: usize = 4096;
 pub const MESSAGE_BYTES_MAX: usize = HEADER_BYTES + REQUEST_PAYLOAD_BYTES_MAX;
 
 /// A message header (xs_wire.h, `struct xsd_sockmsg`). Little-endian, like every machine that runs Xen.
+/// Unaligned, as a message begins at any byte of a stream.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub struct Header {

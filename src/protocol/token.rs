@@ -30,6 +30,7 @@ pub fn unescape(word: &[u8]) -> Result<Box<[u8]>, Errno> {
         let digits = code.strip_prefix(b"x").and_then(|digits| std::str::from_utf8(digits).ok());
         let digits = digits.filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
         let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        // A NUL would end the token on the wire.
         token.push(byte.filter(|&byte| byte != 0).ok_or(Errno::EINVAL)?);
         token.extend_from_slice(rest);
     }

@@ -29,6 +29,7 @@ impl Shared {
     }
 
     fn announce_rows(&self, is_meant: fn(&Parser) -> bool) {
+        // Derived from the table, so that no extension can be served without being announced.
         for row in TABLE.iter().filter(|row| is_meant(&row.parser)) {
             self.announce(row.name, &(row.operation as u32).to_string());
         }
@@ -39,6 +40,7 @@ impl Shared {
         let Ok(path) = Path::parse(path.as_bytes()) else { return };
         let op = Op { path, verb: Verb::Write(Cow::Borrowed(value.as_bytes())) };
         let (caller, mut generations) = (self.daemon_caller(), Generations::default());
+        // As the control domain, which no quota binds.
         if let Err(error) = self.store.execute(&caller, &op, &mut generations, &mut Vec::new()) {
             tracing::error!(%error, path = %op.path, "cannot write an announcement");
         }

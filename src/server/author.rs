@@ -38,6 +38,7 @@ impl Author {
 /// which a reader may wait for as long as the process chooses.
 fn command_of(pid: u32) -> String {
     let name = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+    // A process may name itself, and the name is printed on the terminals of operators.
     let is_plain = |c: char| c == ' ' || c.is_alphanumeric() || c.is_ascii_punctuation();
     let name = String::from_utf8_lossy(&name);
     name.trim_end_matches('\n').chars().map(|c| if is_plain(c) { c } else { '?' }).collect()

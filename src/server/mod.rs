@@ -17,6 +17,8 @@
 //! A request runs on the worker that has read it. Only requests that concern a domain as a whole, such as INTRODUCE,
 //! are forwarded, to the domain's *owner thread*, which also handles the domain's death and so serializes all of them.
 //! The client's connection is parked meanwhile. No worker ever blocks on another, so there is no deadlock between them.
+//! Forwarding costs 6.2 us, as much as twenty operations, an uncontended lock 10 to 20 ns, so requests on nodes are not
+//! forwarded (docs/DESIGN.md).
 
 mod announcements;
 mod author;

@@ -44,9 +44,10 @@ pub enum Claim {
 #[derive(Default)]
 pub struct Reservations {
     phase: Phase,
-    /// Waiters for a reservation in FIFO order, with the paths to be reserved.
+    /// Waiters for a reservation in FIFO order, with the paths to be reserved. FIFO, or one could be overtaken forever.
     queue: VecDeque<(ReplyTo, Vec<PathBuf>)>,
-    /// Waiters that would write reserved paths: one entry for a connection.
+    /// Waiters that would write reserved paths: one entry for a connection. In a fixed order, so that runs of the
+    /// simulator can be repeated.
     writers: IndexSet<ReplyTo, RandomState>,
     counts: Counts,
     /// Connections to be notified that they may proceed.
@@ -83,9 +84,11 @@ impl Reservations {
     /// Ends the reservation and the gaps that have timed out by `now`. Must be called before and after every other
     /// operation.
     pub fn advance(&mut self, now: Instant) {
+        // The next phase may be over already, such as a gap without waiters.
         loop {
             match &self.phase {
                 Phase::Transactions { until, .. } if *until <= now => {
+                    // From here on its END competes like any other.
                     self.counts.overdue += 1;
                     self.let_writers(now);
                 }
@@ -127,6 +130,7 @@ impl Reservations {
         }
         match &self.phase {
             Phase::Transactions { owner, .. } if *owner == reply_to => Claim::Held,
+            // The end of the present phase, at which the connection asks again; not that of its wait.
             Phase::Transactions { until, .. } | Phase::Writers { until, .. } => Claim::Wait(*until),
             Phase::Idle => Claim::Refused,
         }
@@ -137,10 +141,11 @@ impl Reservations {
         matches!(&self.phase, Phase::Transactions { owner, .. } if *owner == reply_to)
     }
 
-    /// Replaces the reserved paths, if `reply_to` has the reservation.
+    /// Replaces the reserved paths, if `reply_to` has the reservation and they differ.
     pub fn widen(&mut self, reply_to: ReplyTo, wider: &[PathBuf]) {
         if let Phase::Transactions { owner, paths, .. } = &mut self.phase
             && *owner == reply_to
+            && paths != wider
         {
             *paths = wider.to_vec();
             self.counts.widened += 1;
@@ -165,12 +170,14 @@ impl Reservations {
             return None;
         };
         let overlap = |path: Path<'_>| {
+            // Above, too: an RM or SET_PERMS there changes what the transaction reads.
             let overlaps = |reserved: &PathBuf| {
                 let reserved = reserved.as_path();
                 path.is_within(reserved) || reserved.is_within(path)
             };
             reserved.iter().any(overlaps)
         };
+        // The owner's own writes pass, so it never waits for itself.
         if *owner == reply_to || !paths.into_iter().any(overlap) {
             return None;
         }
@@ -187,6 +194,7 @@ impl Reservations {
 
     /// Removes an ending connection. Cost: the length of the queue.
     pub fn leave(&mut self, reply_to: ReplyTo, now: Instant) {
+        // From all places at once, as the caller does not know in which the connection is.
         self.queue.retain(|(other, _)| *other != reply_to);
         self.writers.swap_remove(&reply_to);
         self.came_through(reply_to);

@@ -1,6 +1,7 @@
 //! The state that all workers share.
 
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -48,11 +49,14 @@ impl Shared {
     /// Returns the incarnation of a domain that exists on the host, and registers it if it is not known.
     pub fn known_domain(&self, domid: Domid) -> Option<Arc<Domain>> {
         let registry = self.store.registry();
+        // The usual case, without a system call: only the first mention of a domain asks the host.
         if let Some(domain) = registry.get(domid) {
             return Some(domain);
         }
+        // An error of the host counts as no domain: the client may retry, and nothing is admitted unseen.
         let living = || self.host.domain(domid).ok().flatten().filter(|state| !state.dying);
         let id = living()?.unique_id;
+        // Another thread may have admitted it meanwhile, and then that incarnation is returned.
         let domain = registry.admit(domid, id)?;
         // A death between the query and the registration was not handled, as the domain was unknown then: query again,
         // and let the owner thread handle it.
@@ -62,7 +66,19 @@ impl Shared {
         Some(domain)
     }
 
-    /// Returns the number of a domain's owner thread.
+    /// Hands a new client of the socket to a worker.
+    ///
+    /// # Errors
+    /// The socket cannot be made non-blocking.
+    pub fn accept(&self, client: UnixStream, worker: u16) -> io::Result<()> {
+        // A worker must never block on a client.
+        client.set_nonblocking(true)?;
+        self.mailboxes.send(worker, Message::Accepted(client));
+        Ok(())
+    }
+
+    /// Returns the number of a domain's owner thread. A pure function of the domid, so any thread finds the owner
+    /// without a table.
     pub fn owner_thread(&self, domid: Domid) -> u16 {
         let ShardId(shard) = self.store.layout().of_domain(domid);
         shard
@@ -76,6 +92,7 @@ impl Shared {
     ) -> T {
         let (result, woken) = self.reservations.with(&self.store, now, work);
         for reply_to in woken {
+            // Callers are in a pass of their worker, which wakes the others at its end.
             self.mailboxes.post(reply_to.thread, Message::ReservationEnded(reply_to));
         }
         result

@@ -35,6 +35,7 @@ impl SharedReservations {
         now: Instant,
         work: impl FnOnce(&mut Reservations) -> T,
     ) -> (T, Vec<ReplyTo>) {
+        // Taken while no lock of the store is held; `begin_epoch` takes none.
         let mut reservations = self.reservations.lock();
         let before = reservations.counts();
         reservations.advance(now);

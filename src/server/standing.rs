@@ -49,7 +49,7 @@ struct Known {
     note: Option<Note>,
 }
 
-/// The states of the domains whose owner thread a worker is.
+/// The states of the domains whose owner thread a worker is. Only that thread accesses them, so no lock is needed.
 #[derive(Default)]
 pub struct DomainStates {
     states: HashMap<Domid, Known, RandomState>,
@@ -100,10 +100,13 @@ impl DomainStates {
                 self.states.insert(domain.domid, known);
                 return Err(Errno::ENOENT);
             }
+            // The entry of an earlier incarnation is dropped, with what is kept in it.
             _ => (DomainState::default(), None),
         };
         let (state, effects) = next(former, event);
+        // Other threads read the name without asking this one, such as EXPORT_DOMAINS and `memreport`.
         domain.set_presence(state.presence());
+        // Absent domains have no entry, so the map does not grow with the domids ever used.
         if !matches!(state, DomainState::Absent(None)) {
             let note = note.filter(|_| has_note(&state));
             self.states.insert(domain.domid, Known { birth: domain.birth, state, note });
@@ -144,6 +147,7 @@ fn has_note(state: &DomainState) -> bool {
 }
 
 fn milliseconds_now() -> u64 {
+    // The wall clock, since tools of other hosts compare it.
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

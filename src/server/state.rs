@@ -126,14 +126,17 @@ pub enum Service {
 /// The next state and the effects of an event; or the error of an event that is refused, with the unchanged state.
 type Next = (DomainState, Result<Effects, Errno>);
 
-/// Returns the next state and the effects of an event.
+/// Returns the next state and the effects of an event. Takes the state by value: its data moves into the next one, so
+/// it is neither lost nor used twice.
 pub fn next(state: DomainState, event: Event) -> Next {
     match event {
         Event::Introduce => introduce(state),
         Event::Connected(connected) => match connected {
             Connected::New => (DomainState::Running, done()),
+            // Another host may run it, so only a forced UNQUIESCE serves it here.
             Connected::Left => (DomainState::Quiesced(Elsewhere::Left), done()),
             Connected::Arrived(imported) => {
+                // Not served before UNQUIESCE: until RELEASE the source may serve the domain again.
                 (DomainState::ArrivedIntroduced(imported, None, Elsewhere::No), done())
             }
         },
@@ -153,6 +156,7 @@ pub fn next(state: DomainState, event: Event) -> Next {
         Event::ImportBegins(settings) => import_begins(state, settings),
         Event::ImportEnds(moved) => import_ends(state, moved),
         Event::Discard => discard(state),
+        // Parts of a QUIESCE are dropped with the state, and so fail with ENOENT.
         Event::Died => (DomainState::Absent(None), done()),
     }
 }
@@ -187,6 +191,7 @@ fn quiesce(state: DomainState, part: Part) -> Next {
             let effects = Effects { service: Some(Service::Ends), ..Effects::default() };
             (DomainState::Quiescing(vec![part]), Ok(effects))
         }
+        // It waits for the same last request.
         DomainState::Quiescing(mut parts) => {
             parts.push(part);
             (DomainState::Quiescing(parts), done())
@@ -196,6 +201,7 @@ fn quiesce(state: DomainState, part: Part) -> Next {
         | DomainState::ArrivedIntroduced(..)) => {
             (state, Ok(Effects { quiesced: vec![part], ..Effects::default() }))
         }
+        // Not connected, so there is no ring whose requests could be stopped.
         state => (state, Err(Errno::ENOENT)),
     }
 }
@@ -204,6 +210,7 @@ fn drained(state: DomainState) -> Next {
     match state {
         DomainState::Quiescing(parts) => {
             let effects = Effects { quiesced: parts, ..Effects::default() };
+            // Quiescing begins only from Running, and as far as is known no other host has such a domain.
             (DomainState::Quiesced(Elsewhere::No), Ok(effects))
         }
         state => (state, done()),
@@ -218,6 +225,7 @@ fn unquiesce(state: DomainState, forced: bool) -> Next {
     }
     match state {
         DomainState::Running => (DomainState::Running, done()),
+        // Their QUIESCE ends without having quiesced anything, so it fails with EAGAIN.
         DomainState::Quiescing(overtaken) => {
             (DomainState::Running, Ok(Effects { overtaken, ..serve }))
         }
@@ -264,6 +272,7 @@ fn exported(state: DomainState, mark: Mark, to: Elsewhere) -> Next {
 
 fn outdated(state: DomainState) -> Next {
     match state {
+        // The mark is void, but the destination may still have the domain.
         DomainState::Exported(_, to) => (DomainState::Quiesced(to), done()),
         DomainState::ArrivedIntroduced(imported, _, to) => {
             (DomainState::ArrivedIntroduced(imported, None, to), done())
@@ -287,6 +296,7 @@ fn release_with_mark(state: DomainState, client: Client) -> Next {
             let moved = SavedConnection { client, seen: mark.seen };
             (DomainState::Left(Box::new(moved)), done())
         }
+        // The mark is void, or that of an earlier export: the client has to export again.
         state if state.presence().is_introduced() => (state, Err(Errno::EAGAIN)),
         state => (state, Err(Errno::ENOENT)),
     }
@@ -294,6 +304,7 @@ fn release_with_mark(state: DomainState, client: Client) -> Next {
 
 fn import_begins(state: DomainState, settings: OwnSettings) -> Next {
     match state {
+        // A domain in any other state has a connection here, or one kept for it, which the import would replace.
         DomainState::Absent(remainder) => {
             let before = Before { settings, remainder };
             (DomainState::Arriving(Box::new(before)), done())
@@ -307,7 +318,9 @@ fn import_ends(state: DomainState, moved: Option<Box<SavedConnection>>) -> Next 
         (DomainState::Arriving(before), Some(moved)) => {
             (DomainState::Arrived(moved, before), done())
         }
+        // The domid is as free as before the import.
         (DomainState::Arriving(before), None) => (DomainState::Absent(before.remainder), done()),
+        // The incarnation that was expected has died.
         (state, Some(_)) => (state, Err(Errno::ENOENT)),
         (state, None) => (state, done()),
     }
@@ -323,6 +336,7 @@ fn discard(state: DomainState) -> Next {
         DomainState::ArrivedIntroduced(imported, ..) => {
             (DomainState::Absent(None), take_back(imported))
         }
+        // Served since its import, or never imported: its state here may be the only one.
         state => (state, Err(Errno::EINVAL)),
     }
 }

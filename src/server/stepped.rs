@@ -11,7 +11,6 @@ use crossbeam::channel::{Receiver, TryRecvError};
 use mio::Events;
 
 pub use super::clock::Clock;
-use super::mailbox::Message;
 use super::session::Session;
 use super::shared::Shared;
 use super::worker::Worker;
@@ -85,16 +84,16 @@ impl Stepped {
     /// # Errors
     /// The socket cannot be made non-blocking.
     pub fn serve(&self, client: UnixStream, worker: u16) -> io::Result<()> {
-        client.set_nonblocking(true)?;
-        self.shared.mailboxes.send(worker, Message::Accepted(client));
-        Ok(())
+        self.shared.accept(client, worker)
     }
 
     /// Runs a pass of a worker, unless it would sleep. Returns whether it ran.
     pub fn step_worker(&mut self, number: usize) -> bool {
         let SteppedWorker { worker, events, wakes } = &mut self.workers[number];
+        // Never waits, since the simulator decides how much time passes.
         poll(worker, events, Some(Duration::ZERO));
         let now = (self.shared.clock)();
+        // The thread's poll would return for an event or at its timeout.
         if events.is_empty() && wakes.is_none_or(|wakes| wakes > now) {
             return false;
         }
@@ -114,6 +113,7 @@ impl Stepped {
     /// Finds the events of a commit for which the matcher is due. Returns whether there was one.
     pub fn step_matcher(&mut self) -> bool {
         let SteppedMatcher { queue, delivering, awaited } = &mut self.matcher;
+        // The thread would wait for a delivery.
         if awaited.as_ref().is_some_and(|it| it.try_recv() == Err(TryRecvError::Empty)) {
             return false;
         }
@@ -160,6 +160,6 @@ impl Stepped {
 
     /// Returns each worker's watches.
     pub fn watch_lists(&self) -> Vec<WatchList> {
-        self.workers.iter().map(|it| watch_list(&it.worker)).collect()
+        self.workers.iter().map(|it| watch_list(&it.worker.core, &it.worker.clients)).collect()
     }
 }

@@ -22,7 +22,9 @@ use super::worker::{WAKER, Worker};
 use crate::control;
 use crate::domain::Registry;
 use crate::host::Host;
-use crate::store::{Done, Settlement, Store, Unmatched, matcher, reaper, run_matcher, run_reaper};
+use crate::store::{
+    Done, Settlement, Store, Unmatched, count_nodes, matcher, reaper, run_matcher, run_reaper,
+};
 use crate::sync::{Arc, AtomicU64, Ordering};
 use crate::types::{Domid, Layout};
 
@@ -50,6 +52,7 @@ pub struct Times {
 pub struct Server {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
+    // Round robin: clients of the socket have no domain that would choose a worker.
     next: usize,
 }
 
@@ -82,11 +85,8 @@ impl Server {
 
     /// Hands a new client to the next worker, round robin.
     pub fn serve(&mut self, client: UnixStream) -> io::Result<()> {
-        client.set_nonblocking(true)?;
         self.next = (self.next + 1) % self.threads.len();
-        let thread = u16::try_from(self.next).unwrap_or(0);
-        self.shared.mailboxes.send(thread, Message::Accepted(client));
-        Ok(())
+        self.shared.accept(client, u16::try_from(self.next).unwrap_or(0))
     }
 
     /// Returns the owner threads, for threads that migrate domains.
@@ -104,7 +104,7 @@ impl Server {
         let registry = self.shared.store.registry();
         Census {
             domains: registry.known().len() - 1,
-            nodes: self.shared.store.count_nodes(),
+            nodes: count_nodes(&self.shared.store),
             clients: self.shared.clients.load(Ordering::Relaxed),
         }
     }
@@ -112,6 +112,7 @@ impl Server {
     /// Stops the workers: they take no more requests, send pending output as far as clients take it, and end. Blocks
     /// until all have ended.
     pub fn stop(self) {
+        // All messages are sent before the first join, as a worker ends only once none takes requests any more.
         for thread in 0..self.shared.mailboxes.0.len() {
             self.shared.mailboxes.send(u16::try_from(thread).unwrap_or(0), Message::Stop);
         }
@@ -159,6 +160,7 @@ impl Parts {
         }
         let mailboxes = Mailboxes(mailboxes.into());
         let ((reaper, removed), (matcher, unmatched)) = (reaper(), matcher());
+        // The store pushes events itself, as that must happen under its locks.
         let outlet = Arc::new(mailboxes.clone());
         let mut store = Store::new(layout, registry, outlet, reaper, matcher);
         adjust(&mut store);
@@ -178,11 +180,13 @@ impl Parts {
             parked: AtomicU64::new(0),
             clients: AtomicU64::new(0),
         });
+        // Before the first client: a toolstack that can connect finds them.
         shared.announce_extensions();
         let mut workers = Vec::new();
         for (number, poll) in (0..).zip(polls) {
             let channels = shared.host.open_channels()?;
             let mut worker = Worker::new(number, Arc::clone(&shared), poll, channels)?;
+            // VIRQ_DOM_EXC can be bound once: this worker notifies the owner threads of changed domains.
             if number == 0 {
                 serve_control_domain(&mut worker)?;
             }

@@ -3,10 +3,10 @@
 use foldhash::fast::RandomState;
 use indexmap::IndexMap;
 
-use super::Shard;
 use super::forest::{LockSet, Locked};
 use super::node::{Node, NodeArc};
 use super::pins::Pin;
+use super::shards::Shard;
 use super::tree::{find, get_mut_counted};
 use crate::sync::Arc;
 use crate::types::{Domid, Partition, Path, PathBuf, Perms, ShardId};
@@ -14,6 +14,7 @@ use crate::types::{Domid, Partition, Path, PathBuf, Perms, ShardId};
 /// A transaction's partitions by root path, in the order of first access.
 #[derive(Default)]
 pub struct AccessSet {
+    // Entries are never removed, so the index `last` stays valid.
     partitions: IndexMap<PathBuf, TouchedPartition, RandomState>,
     /// The index of the partition accessed last: consecutive requests mostly concern the same one, which then takes a
     /// comparison instead of a hash.
@@ -31,10 +32,12 @@ pub struct TouchedPartition {
     /// The root as the transaction sees it: copies of changed nodes, the rest shared with `base`.
     root: Option<NodeArc>,
     usage: Usage,
-    /// Changes of the index of owners, in order, applied at the commit.
+    /// Changes of the index of owners, in order, applied at the commit. They are not part of `root`, since other
+    /// commits and settlements change the shard's index meanwhile.
     index: Vec<(Change, Domid, PathBuf)>,
     /// The bytes of the nodes that were copied to add names of partitions.
     named_bytes: usize,
+    // Dropped with `base`, so the shard counts the partition for as long as its snapshot keeps nodes in memory.
     _pin: Pin,
 }
 
@@ -73,6 +76,7 @@ impl TouchedPartition {
     /// Creates the record of a partition from which nothing was read yet.
     pub fn new(shard: ShardId, root: Option<NodeArc>, pin: Pin) -> TouchedPartition {
         let usage = Usage::Names { seen: Vec::new(), named: Vec::new() };
+        // The second reference makes the first change copy the root, so `base` stays what END compares.
         let (base, index, named_bytes) = (root.clone(), Vec::new(), 0);
         TouchedPartition { shard, base, root, usage, index, named_bytes, _pin: pin }
     }
@@ -99,6 +103,8 @@ impl TouchedPartition {
 
     /// Records a change of the index of owners for the commit.
     fn index(&mut self, partition: &Partition<'_>, change: Change, owner: Domid, path: PathBuf) {
+        // The index is part of the shard's tree: without the exclusive lock of a written partition `swap_in` would skip
+        // it.
         self.write(partition);
         self.index.push((change, owner, path));
     }
@@ -140,6 +146,7 @@ impl TouchedPartition {
     fn is_current(&self, root: Option<&NodeArc>, partition: &Partition<'_>) -> bool {
         match (root, &self.base, &self.usage) {
             (Some(root), Some(base), _) if NodeArc::ptr_eq(root, base) => true,
+            // Even if the partition existed in between: the transaction saw none.
             (None, None, _) => true,
             (_, _, Usage::Names { seen, .. }) => seen.iter().all(|(path, perms)| {
                 let node = find(root, partition, path.as_path()).node();
@@ -188,6 +195,7 @@ impl AccessSet {
         if !is_last {
             self.last = match self.partitions.get_index_of(root.bytes()) {
                 Some(at) => at,
+                // Charged, as guests choose how long a partition's path is.
                 None => {
                     self.copied_bytes += root.bytes().len();
                     self.partitions.insert_full(root.to_buf(), take()).0
@@ -260,6 +268,7 @@ impl AccessSet {
         let mut copied_bytes = self.copied_bytes;
         for (path, touched) in &mut self.partitions {
             let partition = Partition { shard: touched.shard, root: path.as_path() };
+            // A partition that was only read is locked shared, and has nothing to install.
             let Some(Shard { tree, pins, .. }) = locked.shard_mut(touched.shard) else { continue };
             match &touched.usage {
                 // The names are added to the current directory, to which other clients may have added names since.
@@ -269,6 +278,8 @@ impl AccessSet {
                     }
                 }
                 Usage::Names { .. } | Usage::Reads => {}
+                // The current root is `base`, or the comparison under these locks would have failed, so no other commit
+                // is lost.
                 Usage::Writes => drop(tree.set_root(partition.root, touched.root.take())),
             }
             // Other transactions' snapshots may keep the nodes that this one replaced. The bounds are on sums, so any

@@ -13,10 +13,8 @@ impl Outlet for Nowhere {
     fn wake(&self, _thread: u16) {}
 }
 
-impl Store {
-    /// Creates a store whose events are discarded.
-    pub fn alone(layout: Layout) -> Store {
-        let registry = Arc::new(Registry::new(Limits::defaults(), None));
-        Store::new(layout, registry, Arc::new(Nowhere), reaper().0, matcher().0)
-    }
+/// Creates a store whose events are discarded.
+pub fn alone(layout: Layout) -> Store {
+    let registry = Arc::new(Registry::new(Limits::defaults(), None));
+    Store::new(layout, registry, Arc::new(Nowhere), reaper().0, matcher().0)
 }

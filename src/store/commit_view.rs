@@ -12,10 +12,11 @@ use super::looks::{Budget, NAME_LOOKS, TABLE_LOOKS, WATCH_LOOKS, looks_of};
 use super::node::NodeArc;
 use super::recipients::{ChangePerms, Recipients};
 use super::removed_watches::RemovedWatches;
+use super::shards::Shard;
 use super::tree::find;
 use super::unmatched::Snapshot;
-use super::{Shard, Store};
-use crate::types::{Partition, Path, ShardId};
+use crate::domain::Registry;
+use crate::types::{Layout, Partition, Path, ShardId};
 use crate::watch::{Entries, Entry, Event, Matched, Matches, Nearest, Trie, matches_of};
 
 /// Maximum number of changes of a guest's commit for which a watch gets an event each; the others collapse into one
@@ -81,7 +82,8 @@ pub struct Found {
 
 /// A commit whose events are being collected.
 pub struct CommitView<'a> {
-    pub store: &'a Store,
+    pub layout: Layout,
+    pub registry: &'a Registry,
     pub source: Source<'a>,
     pub replaced: Option<&'a AccessSet>,
     pub changes: &'a [Change],
@@ -139,6 +141,7 @@ impl OpenEntry<'_> {
             if !recipients.collapse(self.entry, perms, names, nearest.clone()) {
                 return true;
             }
+            // At distance 0 no later change can be nearer, so the entry is done.
             self.nearest = nearest.filter(|nearest| nearest.levels() > 0);
             return self.nearest.is_some();
         };
@@ -189,24 +192,25 @@ fn report_each(
 impl<'a> CommitView<'a> {
     /// Returns the watches of the path's shard, if the commit locked it.
     pub fn watches(&self, path: Path<'_>) -> Option<&'a Trie> {
-        self.source.watches(self.store.layout.partition(path).shard)
+        self.source.watches(self.layout.partition(path).shard)
     }
 
     /// Returns the node at `path` before the transaction; the outer `None` means that no transaction changed it.
     fn before(&self, path: Path<'_>) -> Option<Option<&NodeArc>> {
         let replaced = self.replaced?;
         self.budget.take(looks_of(path));
-        let partition = self.store.layout.partition(path);
+        let partition = self.layout.partition(path);
         replaced.base(&partition).map(|root| find(root, &partition, path).node())
     }
 
     /// Returns whether `path`, which a change concerns, exists now.
     fn is_there(&self, path: Path<'_>) -> bool {
+        // What an operation wrote exists unless an operation of the same commit removed something.
         if !self.removes {
             return true;
         }
         self.budget.take(looks_of(path));
-        let partition = self.store.layout.partition(path);
+        let partition = self.layout.partition(path);
         find(self.source.root(&partition), &partition, path).node().is_some()
     }
 
@@ -240,8 +244,8 @@ impl<'a> CommitView<'a> {
     }
 
     /// Adds the events of the changes that `found` lacks, in the order of the changes, as far as the budget allows.
-    /// Returns whether it suffices. If it does not, a commit whose changes collapse is to be searched from the start,
-    /// so nothing of it is kept.
+    /// Returns whether it suffices. If it does not, the next search of a commit whose changes collapse begins anew, so
+    /// nothing is kept.
     pub fn find(&self, found: &mut Found) -> bool {
         let mut cursors = WatchCursors::default();
         let Found { events, changes } = found;
@@ -254,10 +258,13 @@ impl<'a> CommitView<'a> {
             if !self.budget.take(1 + unsorted.len() * depth / 2) || self.budget.is_spent() {
                 events.truncate(start);
                 if self.collapses {
+                    // The counts of reported changes are in `cursors`, which end here: from a later change on, the
+                    // limits would start anew.
                     *found = Found::default();
                 }
                 return false;
             }
+            // A stable sort, which is fast here: the events of each watched path come as a sorted run.
             unsorted.sort_by_key(order);
             *changes += 1;
         }
@@ -274,7 +281,8 @@ impl<'a> CommitView<'a> {
         let path = change.path.as_path();
         // Computed only at the first match: most changes match no watch.
         let perms = LazyCell::new(|| self.perms(change));
-        let mut recipients = Recipients::new(self.store, path, &self.budget, found);
+        let mut recipients = Recipients::new(self.registry, path, &self.budget, found);
+        // A commit of fewer changes needs no table of counters: no watch can match more than `REPORTED_MAX` of them.
         let collapses = self.collapses && self.changes.len() > REPORTED_MAX as usize;
         let WatchCursors { own, global, reported } = cursors;
         let mut report = |matched: &Matched<'c, '_>| {
@@ -290,9 +298,17 @@ impl<'a> CommitView<'a> {
         let own = self.source.watches(change.shard).map(|watches| (own, watches));
         for (cursor, watches) in own.into_iter().chain(self.global.map(|watches| (global, watches)))
         {
+            // One name more than the budget admits, so that a search that stops there also spends the budget.
             let max = self.budget.exceeded_by(NAME_LOOKS);
             let (passed, looked_up) = match self.changes {
-                [_] => (0, matches_of(watches, path, max, &mut report)),
+                // A single change has no neighbour from which to go on.
+                [_] => {
+                    let found = |matched: &Matched<'c, '_>| {
+                        report(matched);
+                        !self.budget.is_spent()
+                    };
+                    (0, matches_of(watches, path, max, found))
+                }
                 _ => cursor.of(watches, path, max, &mut report),
             };
             self.budget.take(looked_up * NAME_LOOKS + passed / LEVELS_PER_LOOK);

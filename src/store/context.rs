@@ -56,7 +56,7 @@ pub enum Ledger<'a> {
 pub struct Deltas {
     changes: SmallVec<[Delta; 2]>,
     /// All bytes charged for created nodes and longer values, even if removed again: they stay in memory until the
-    /// transaction ends.
+    /// transaction ends. Otherwise creating and removing a tree of 970 levels 600 times took 72 MB for 1.4 MB of quota.
     pub created_bytes: u64,
     /// The part of these that the caller's account is already charged for.
     pub charged_bytes: u64,
@@ -148,6 +148,7 @@ impl Context<'_> {
         let owned = deltas.of(own).nodes + signed(nodes);
         let is_over = |quota, more, sum| {
             let (used, limit) = (own.account.used(quota), self.registry.limit(own, quota));
+            // A request that adds nothing succeeds even above a limit that was lowered meanwhile.
             more > 0 && limit != 0 && signed(used).saturating_add(sum) > i64::from(limit)
         };
         let refused = if is_over(Quota::Nodes, nodes, owned) {
@@ -185,6 +186,7 @@ impl Context<'_> {
         let mut removed = deltas.removed;
         let mut todo: Vec<_> = roots.iter().collect();
         while let Some(node) = todo.pop() {
+            // Also for an RM that is refused in the end: the walk has been paid for.
             deltas.work += 1;
             removed += u64::from(node.perms.owner() != own.domid);
             if limit != 0 && removed > u64::from(limit) {
@@ -193,6 +195,7 @@ impl Context<'_> {
             }
             todo.extend(node.children().iter().filter_map(|(_, child)| child.as_ref()));
         }
+        // Stored only on success: a refused RM removes nothing.
         deltas.removed = removed;
         Ok(())
     }
@@ -214,9 +217,11 @@ impl Context<'_> {
     /// a look-up in the registry.
     fn is_callers(&self, perms: &PermSet) -> bool {
         let own = &self.caller.domain;
+        // A stamp older than the caller's birth means an earlier incarnation of its domid.
         perms.owner() == own.domid && own.birth <= perms.stamp() && self.caller_lives()
     }
 
+    /// A dead owner has no account any more, and its sweep removes the node.
     fn change(&mut self, perms: &PermSet, nodes: i64, bytes: i64) {
         if self.is_callers(perms) {
             self.change_of(&self.caller.domain, nodes, bytes);
@@ -234,6 +239,8 @@ impl Context<'_> {
             }
             Ledger::Accounts => {
                 for (quota, change) in [(Quota::Nodes, nodes), (Quota::Memory, bytes)] {
+                    // Most changes concern one quota, and an atomic addition of 0 would still take the account's cache
+                    // line.
                     if change != 0 {
                         owner.account.change(quota, change);
                     }
@@ -317,6 +324,7 @@ impl Effects {
         if changes.len() <= COMPARED_MAX && all_differ(changes) {
             return;
         }
+        // In two passes, as the table borrows the paths of the changes that the second one moves.
         let mut known = HashMap::with_capacity_and_hasher(changes.len(), RandomState::default());
         let mut firsts = Vec::with_capacity(changes.len());
         for (at, change) in changes.iter().enumerate() {
@@ -332,6 +340,7 @@ impl Effects {
                     known.after = change.after;
                     known.parent = change.parent;
                     known.removed.extend(change.removed);
+                    // A placeholder, so that later indices in `firsts` stay valid.
                     merged.push(None);
                 }
                 _ => merged.push(Some(change)),

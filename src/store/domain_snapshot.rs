@@ -15,43 +15,47 @@ pub struct DomainSnapshot {
     pub domid: Domid,
     /// The roots of the partitions with the domain's key, and of other partitions that belong to the domain.
     pub partitions: Vec<(PathBuf, NodeArc)>,
-    /// The path of a partition that would belong to the domain, but did not exist.
+    /// The path of a partition that would belong to the domain, but did not exist. Its creation is a change too: the
+    /// stream lacks a subtree that the domain then has.
     pub absent: Option<PathBuf>,
 }
 
-impl Store {
+impl DomainSnapshot {
     /// Returns the domain's partitions in `trees`, a snapshot of the store ([`Store::snapshot_all`]). The caller adds
     /// partitions without the domain's key. Cost: their number.
-    pub fn domain_snapshot(&self, trees: &[Tree], domid: Domid) -> DomainSnapshot {
-        let tree = trees.get(usize::from(self.layout.of_domain(domid).0));
+    pub fn of(store: &Store, trees: &[Tree], domid: Domid) -> DomainSnapshot {
+        let tree = trees.get(usize::from(store.layout.of_domain(domid).0));
         let partitions = tree.into_iter().flat_map(|tree| tree.partitions_of(domid));
         let partitions =
             partitions.map(|(root, node)| (root.clone(), NodeArc::clone(node))).collect();
         DomainSnapshot { domid, partitions, absent: None }
     }
 
-    /// Returns the roots of the partitions that have changed since `seen`, are gone, or are new. Cost: linear in the
-    /// number of partitions, under the shared locks of their shards.
-    pub fn changed_since(&self, seen: &DomainSnapshot) -> Vec<PathBuf> {
-        let of_domain = self.layout.of_domain(seen.domid);
+    /// Returns the roots of the partitions that have changed since, are gone, or are new. Cost: linear in the number of
+    /// partitions, under the shared locks of their shards.
+    pub fn changed_in(&self, store: &Store) -> Vec<PathBuf> {
+        let of_domain = store.layout.of_domain(self.domid);
+        // Also if no partition of the domain was seen: a new one with its key would be in this shard.
         let mut set = LockSet::one(of_domain, false);
-        for root in seen.partitions.iter().map(|(root, _)| root).chain(&seen.absent) {
-            set.add(self.layout.partition(root.as_path()).shard, false);
+        for root in self.partitions.iter().map(|(root, _)| root).chain(&self.absent) {
+            set.add(store.layout.partition(root.as_path()).shard, false);
         }
-        let locked = Locked::take(self, &set);
+        // All at once, so that there is a moment at which the whole domain is unchanged, not one for each partition.
+        let locked = Locked::take(&store.shards, &set);
         let now = |root: &PathBuf| {
-            let partition = self.layout.partition(root.as_path());
+            let partition = store.layout.partition(root.as_path());
             locked.root_of(&partition)
         };
         let is_other = |(root, node): &&(PathBuf, NodeArc)| {
             !now(root).is_some_and(|now| NodeArc::ptr_eq(now, node))
         };
-        let was: BTreeSet<&PathBuf> = seen.partitions.iter().map(|(root, _)| root).collect();
+        // A set: with a search of the list RELEASE would be quadratic in the partitions.
+        let was: BTreeSet<&PathBuf> = self.partitions.iter().map(|(root, _)| root).collect();
         let tree = locked.shard(of_domain).map(|shard| &shard.tree);
-        let partitions = tree.into_iter().flat_map(|tree| tree.partitions_of(seen.domid));
+        let partitions = tree.into_iter().flat_map(|tree| tree.partitions_of(self.domid));
         let new = partitions.map(|(root, _)| root).filter(|root| !was.contains(root));
-        let came = seen.absent.iter().filter(|root| now(root).is_some());
-        let changed = seen.partitions.iter().filter(is_other).map(|(root, _)| root);
+        let came = self.absent.iter().filter(|root| now(root).is_some());
+        let changed = self.partitions.iter().filter(is_other).map(|(root, _)| root);
         changed.chain(new).chain(came).cloned().collect()
     }
 }

@@ -14,8 +14,8 @@ pub enum StoreError {
     /// repeated.
     #[error("the caller's epoch has ended")]
     StaleEpoch,
-    /// The operation needs the lock of a shard, exclusively if the flag is set. [`Store::with_locks`](super::Store)
-    /// takes it and restarts, so this does not leave the store.
+    /// The operation needs the lock of a shard, exclusively if the flag is set. `Shards::with_locks` takes it and
+    /// restarts, so this does not leave the store.
     #[error("the lock of shard {shard} is needed", shard = .0.0)]
     NeedsLock(ShardId, bool),
 }

@@ -3,8 +3,9 @@
 use smallvec::SmallVec;
 
 use super::node::{Node, NodeArc};
+use super::shards::{Shard, Shards};
 use super::tree::{self, Found};
-use super::{Shard, Store, StoreError, Tree};
+use super::{StoreError, Tree};
 use crate::sync::{Arc, RwLockReadGuard, RwLockWriteGuard};
 use crate::types::{Domid, Layout, Partition, Path, Perms, ShardId};
 
@@ -120,7 +121,8 @@ pub trait Forest {
 }
 
 /// The shards to lock, in lock order, and how. `exclusive` is a flag because operations compute it
-/// ([`super::Verb::writes`]); two requests for a shard combine by or.
+/// ([`super::Verb::writes`]); two requests for a shard combine by or. Four locks take no allocation: the first, and one
+/// for each round before all are taken (`ROUNDS_MAX`).
 #[derive(Clone, Default)]
 pub struct LockSet(SmallVec<[(ShardId, bool); 4]>);
 
@@ -140,37 +142,18 @@ impl LockSet {
     /// Adds a shard; if it is in the set, it becomes exclusive if either request is.
     pub fn add(&mut self, shard: ShardId, exclusive: bool) {
         match self.0.binary_search_by_key(&shard, |(shard, _)| *shard) {
+            // One guard per shard: parking_lot's lock is not reentrant, so a thread that took one twice would wait for
+            // itself.
             Ok(at) => self.0[at].1 |= exclusive,
+            // In order, as `Locked::take` goes by it.
             Err(at) => self.0.insert(at, (shard, exclusive)),
         }
     }
 }
 
-/// Number of attempts to take a held lock before the thread sleeps: some microseconds, which is longer than a request
-/// holds a lock and shorter than two context switches. Of the values tried, 40 gained less, and 1,000 cost more when
-/// the holder lost its core. Shuttle explores schedules with the lock held anyway, and retries would only multiply
-/// them.
-const TRIES_BEFORE_SLEEP: u32 = if cfg!(feature = "shuttle") { 0 } else { 100 };
-
 enum Guard<'s> {
     Shared(RwLockReadGuard<'s, Shard>),
     Exclusive(RwLockWriteGuard<'s, Shard>),
-}
-
-/// Retries `get` up to [`TRIES_BEFORE_SLEEP`] times. Sleeping and being woken takes longer than a request holds a
-/// lock, and parking_lot's own spinning is shorter and then yields the core. A thread that sleeps in the end is woken
-/// fairly (parking_lot 0.12), so readers without a pause cannot starve a writer. A separate cold function keeps this
-/// code out of the uncontended path.
-#[cold]
-fn soon<G>(get: impl Fn() -> Option<G>) -> Option<G> {
-    for _ in 0..TRIES_BEFORE_SLEEP {
-        let got = get();
-        if got.is_some() {
-            return got;
-        }
-        std::hint::spin_loop();
-    }
-    None
 }
 
 /// Locked shards. Locks are always taken in the order of shard numbers, the root shard last, so deadlock is
@@ -182,20 +165,21 @@ pub struct Locked<'s> {
 
 impl<'s> Locked<'s> {
     /// Takes the locks of `set`, in their order. The caller must hold no shard's lock.
-    pub fn take(store: &'s Store, set: &LockSet) -> Locked<'s> {
+    pub fn take(shards: &'s Shards, set: &LockSet) -> Locked<'s> {
         let lock = |&(shard, exclusive): &(ShardId, bool)| {
             let guard = if exclusive {
-                Guard::Exclusive(store.write_shard(shard))
+                Guard::Exclusive(shards.write(shard))
             } else {
-                Guard::Shared(store.read_shard(shard))
+                Guard::Shared(shards.read(shard))
             };
             (shard, guard)
         };
-        Locked { layout: store.layout, guards: set.0.iter().map(lock).collect() }
+        Locked { layout: shards.layout, guards: set.0.iter().map(lock).collect() }
     }
 
     /// Returns a shard if it is locked.
     pub fn shard(&self, shard: ShardId) -> Option<&Shard> {
+        // A scan, as nearly every operation holds one or two guards.
         self.shards().find(|(held, _)| *held == shard).map(|(_, shard)| shard)
     }
 
@@ -253,6 +237,7 @@ impl Forest for Locked<'_> {
         let Some(root) = shard.tree.root_mut(partition) else { return Ok(None) };
         let mut copied_bytes = 0;
         let node = tree::get_mut_counted(root, partition, path, &mut copied_bytes);
+        // No account is charged for the originals that snapshots keep, so their bytes count towards the common bound.
         shard.pins.replaced(copied_bytes as u64);
         Ok(node)
     }
@@ -283,68 +268,5 @@ impl Forest for Locked<'_> {
     ) -> Result<(), StoreError> {
         self.tree_mut(partition)?.forget_owned(owner, path);
         Ok(())
-    }
-}
-
-/// After this many restarts, each with one more lock, all locks are taken. That bounds the restarts of an operation
-/// that touches many shards, such as RM of `/local`, and guarantees that they end.
-const ROUNDS_MAX: usize = 3;
-
-impl Store {
-    /// Locks a single shard for reading. Code that needs several takes [`Locked`], which keeps the lock order.
-    pub(super) fn read_shard(&self, shard: ShardId) -> RwLockReadGuard<'_, Shard> {
-        let lock = self.shard(shard);
-        lock.try_read().or_else(|| soon(|| lock.try_read())).unwrap_or_else(|| lock.read())
-    }
-
-    /// Locks a single shard for changing, like [`Store::read_shard`] for reading.
-    pub(super) fn write_shard(&self, shard: ShardId) -> RwLockWriteGuard<'_, Shard> {
-        let lock = self.shard(shard);
-        lock.try_write().or_else(|| soon(|| lock.try_write())).unwrap_or_else(|| lock.write())
-    }
-
-    /// Runs `work` with the locks of `set`. If it returns [`StoreError::NeedsLock`], the locks are released, the set
-    /// grows, and `work` restarts; it must not have changed anything by then. The common case needs one lock and pays
-    /// nothing for this.
-    ///
-    /// # Errors
-    /// Those of `work`.
-    pub(super) fn with_locks<R>(
-        &self,
-        mut set: LockSet,
-        mut work: impl FnMut(&mut Locked<'_>) -> Result<R, StoreError>,
-    ) -> Result<R, StoreError> {
-        for round in 0.. {
-            match work(&mut Locked::take(self, &set)) {
-                Ok(result) => return Ok(result),
-                Err(error @ (StoreError::Refused(_) | StoreError::StaleEpoch)) => {
-                    return Err(error);
-                }
-                Err(StoreError::NeedsLock(shard, exclusive)) if round < ROUNDS_MAX => {
-                    set.add(shard, exclusive);
-                }
-                Err(StoreError::NeedsLock(..)) => set = LockSet::all(self.layout, true),
-            }
-        }
-        unreachable!("no further lock is needed with all locks held")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    #[test]
-    fn lock_set_grows_to_all_shards_after_three_retries() {
-        let store = Store::alone(Layout::new(8));
-        let mut held = Vec::new();
-        let all_held = store.with_locks(LockSet::one(ShardId(0), true), |locked| {
-            let is_held = |shard: &ShardId| locked.shard(*shard).is_some();
-            let count = store.layout.all().filter(is_held).count();
-            held.push(count);
-            let missing = store.layout.all().find(|shard| !is_held(shard));
-            missing.map_or(Ok(count), |shard| Err(StoreError::NeedsLock(shard, true)))
-        });
-        assert_eq!(all_held.ok(), Some(9));
-        assert_eq!(held, [1, 2, 3, 4, 9]);
     }
 }

@@ -11,9 +11,11 @@ use super::node::{Node, NodeArc, charge_bytes, index_bytes};
 use super::tree::{find, get_mut};
 use super::write::mkdir;
 use super::{DomainSnapshot, Executed, Generations, Store};
+use crate::domain::Registry;
 use crate::sync::Arc;
 use crate::types::{
-    Births, Domid, Entry, Errno, Partition, Path, PathBuf, PermSet, Perms, domain_of_partition,
+    Births, Domid, Entry, Errno, Layout, Partition, Path, PathBuf, PermSet, Perms,
+    domain_of_partition,
 };
 
 /// A node to insert.
@@ -65,128 +67,95 @@ struct ImportedPartition<'n> {
     boundaries: Vec<(Domid, Path<'n>)>,
 }
 
-impl Store {
-    /// Inserts nodes as if `by`, the control domain, had created them: watches fire, and owners are charged regardless
-    /// of their quotas. Each node's parent precedes it, unless the node is the root of a partition; missing nodes above
-    /// partitions are created as by MKDIR. Also returns the resulting partitions, as those of `domid`. Cost: building
-    /// the nodes, without a lock; then the partitions, the nodes' accounts and the watches, with the locks of the
-    /// partitions and of everything above them.
-    ///
-    /// A partition may exist already in two cases. First, it may be *scaffolding*: nodes of the control domain without
-    /// values that only lead to other partitions; these are merged with the import. Second, it may have no domain's
-    /// key, and the same contents and permissions as the imported one: another domain brought it, and it is left
-    /// unchanged.
-    ///
-    /// # Errors
-    /// See [`ImportError`]; then nothing was changed.
-    pub fn import_subtrees(
-        &self,
-        domid: Domid,
-        nodes: &[ImportedNode<'_>],
-        by: &Caller,
-        generations: &mut Generations,
-    ) -> Result<(Executed, DomainSnapshot), ImportError> {
-        let generation = generations.next(self);
-        let mut partitions = self.build_partitions(nodes, generation)?;
-        let mut effects = Effects::default();
-        // The epoch is read here instead of taken from `by`, which is older: epochs may begin faster than many nodes
-        // are built, and the import would fail again and again.
-        let epoch = self.epoch();
-        let mut locked = Locked::take(self, &self.locks_above(partitions.keys(), true));
-        if epoch != self.epoch() {
-            return Err(ImportError::StaleEpoch);
-        }
-        self.merge(&locked, nodes, &mut partitions, generation)?;
-        let ledger = Ledger::Accounts;
-        let registry = &self.registry;
-        let mut cx = Context { registry, caller: by, generation, ledger, path: None };
-        let roots: Vec<PathBuf> = partitions.keys().cloned().collect();
-        for (path, subtree) in partitions {
-            let partition = self.layout.partition(path.as_path());
-            subtree.place(&mut cx, &mut locked, &partition, &mut effects)?;
-        }
-        let seen = |root: PathBuf| {
-            let partition = self.layout.partition(root.as_path());
-            let node = NodeArc::clone(locked.root_of(&partition)?);
-            Some((root, node))
-        };
-        let partitions = roots.into_iter().filter_map(seen).collect();
-        let seen = DomainSnapshot { domid, partitions, absent: None };
-        let mut executed = self.record(&mut locked, None, &mut effects.changes, by);
-        drop(locked);
-        self.conclude(&mut executed, by);
-        Ok((executed, seen))
-    }
+/// The partitions of an import, by the paths of their roots.
+struct Import<'n> {
+    nodes: &'n [ImportedNode<'n>],
+    partitions: BTreeMap<PathBuf, ImportedPartition<'n>>,
+    /// The generation of the nodes.
+    generation: u64,
+}
 
-    /// Checks whether [`Store::import_subtrees`] would succeed now. Cost: the same, but with shared locks.
-    ///
-    /// # Errors
-    /// The error that it would return.
-    pub fn check_import(&self, nodes: &[ImportedNode<'_>]) -> Result<(), ImportError> {
-        let mut partitions = self.build_partitions(nodes, 0)?;
-        let locked = Locked::take(self, &self.locks_above(partitions.keys(), false));
-        self.merge(&locked, nodes, &mut partitions, 0)
+/// Inserts nodes as if `by`, the control domain, had created them: watches fire, and owners are charged regardless of
+/// their quotas. Each node's parent precedes it, unless the node is the root of a partition; missing nodes above
+/// partitions are created as by MKDIR. Also returns the resulting partitions, as those of `domid`. Cost: building the
+/// nodes, without a lock; then the partitions, the nodes' accounts and the watches, with the locks of the partitions and
+/// of everything above them.
+///
+/// A partition may exist already in two cases. First, it may be *scaffolding*: nodes of the control domain without
+/// values that only lead to other partitions; these are merged with the import. Second, it may have no domain's key, and
+/// the same contents and permissions as the imported one: another domain brought it, and it is left unchanged.
+///
+/// # Errors
+/// See [`ImportError`]; then nothing was changed.
+pub fn import_subtrees(
+    store: &Store,
+    domid: Domid,
+    nodes: &[ImportedNode<'_>],
+    by: &Caller,
+    generations: &mut Generations,
+) -> Result<(Executed, DomainSnapshot), ImportError> {
+    let generation = generations.next(store);
+    let mut import = Import::build(store.layout, nodes, generation)?;
+    let mut effects = Effects::default();
+    // The epoch is read here instead of taken from `by`, which is older: epochs may begin faster than many nodes are
+    // built, and the import would fail again and again.
+    // The epoch is read here instead of taken from `by`, which is older: epochs may begin faster than many nodes
+    // are built, and the import would fail again and again.
+    let epoch = store.epoch();
+    let mut locked = Locked::take(&store.shards, &import.lock_set(store.layout, true));
+    if epoch != store.epoch() {
+        return Err(ImportError::StaleEpoch);
     }
-
-    /// Returns the locks of partitions and of everything above them.
-    fn locks_above<'p>(
-        &self,
-        roots: impl Iterator<Item = &'p PathBuf>,
-        exclusive: bool,
-    ) -> LockSet {
-        let mut set = LockSet::default();
-        for root in roots {
-            for path in std::iter::successors(Some(root.as_path()), |path| path.parent()) {
-                set.add(self.layout.partition(path).shard, exclusive);
-            }
-        }
-        set
+    // All checks precede the first insertion, so a refused import has nothing to undo.
+    import.merge(&store.registry, &locked)?;
+    let ledger = Ledger::Accounts;
+    let registry = &store.registry;
+    let mut cx = Context { registry, caller: by, generation, ledger, path: None };
+    let roots: Vec<PathBuf> = import.partitions.keys().cloned().collect();
+    // In path order a partition precedes those nested in it. Otherwise the nodes that `place` creates above a
+    // nested one would be replaced by the outer root, which `merge` could not know of.
+    for (path, subtree) in import.partitions {
+        let partition = store.layout.partition(path.as_path());
+        subtree.place(&mut cx, &mut locked, &partition, &mut effects)?;
     }
+    let seen = |root: PathBuf| {
+        let partition = store.layout.partition(root.as_path());
+        // Held from here on, so that every later change makes another root.
+        let node = NodeArc::clone(locked.root_of(&partition)?);
+        Some((root, node))
+    };
+    let partitions = roots.into_iter().filter_map(seen).collect();
+    let seen = DomainSnapshot { domid, partitions, absent: None };
+    let mut executed = store.record(&mut locked, None, &mut effects.changes, by);
+    drop(locked);
+    store.publisher.conclude(&mut executed, by);
+    Ok((executed, seen))
+}
 
-    /// Checks that the partitions can be inserted, merges existing scaffolding into them, and drops those that exist
-    /// already.
-    fn merge(
-        &self,
-        locked: &Locked<'_>,
-        nodes: &[ImportedNode<'_>],
-        partitions: &mut BTreeMap<PathBuf, ImportedPartition<'_>>,
-        generation: u64,
-    ) -> Result<(), ImportError> {
-        let births = self.registry.births();
-        for ImportedNode { path, perms, .. } in nodes {
-            if !births.holds(perms.owner(), perms.stamp()) {
-                return Err(ImportError::NoOwner((*path).clone(), perms.owner()));
-            }
-        }
-        let mut present = Vec::new();
-        for (path, subtree) in partitions.iter_mut() {
-            let partition = self.layout.partition(path.as_path());
-            let Some(there) = locked.root_of(&partition) else { continue };
-            if domain_of_partition(path.as_path()).is_none()
-                && is_same(there, &subtree.root, births)
-            {
-                present.push(path.clone());
-            } else {
-                keep_scaffolding(&partition, there, &mut subtree.root, generation)?;
-            }
-        }
-        present.iter().for_each(|path| drop(partitions.remove(path)));
-        Ok(())
-    }
+/// Checks whether [`import_subtrees`] would succeed now. Cost: the same, but with shared locks.
+///
+/// # Errors
+/// The error that it would return.
+pub fn check_import(store: &Store, nodes: &[ImportedNode<'_>]) -> Result<(), ImportError> {
+    let mut import = Import::build(store.layout, nodes, 0)?;
+    let locked = Locked::take(&store.shards, &import.lock_set(store.layout, false));
+    import.merge(&store.registry, &locked)
+}
 
+impl<'n> Import<'n> {
     /// Builds the partitions of `nodes`. Cost: a descent from the partition's root for each node.
-    fn build_partitions<'n>(
-        &self,
-        nodes: &'n [ImportedNode<'_>],
+    fn build(
+        layout: Layout,
+        nodes: &'n [ImportedNode<'n>],
         generation: u64,
-    ) -> Result<BTreeMap<PathBuf, ImportedPartition<'n>>, ImportError> {
+    ) -> Result<Import<'n>, ImportError> {
         let mut partitions: BTreeMap<PathBuf, ImportedPartition<'n>> = BTreeMap::new();
         for imported in nodes {
             let ImportedNode { path, perms, value } = imported;
             let occupied = || ImportError::Occupied((*path).clone());
             let loose = || ImportError::Loose((*path).clone());
             let here = path.as_path();
-            let partition = self.layout.partition(here);
+            let partition = layout.partition(here);
             let node = NodeArc::new(Node::new(Arc::clone(perms), generation, value));
             let boundary = (perms.owner(), here);
             if partition.root == here {
@@ -209,7 +178,45 @@ impl Store {
             }
             subtree.nodes.push((imported, Some(owner_above)));
         }
-        Ok(partitions)
+        Ok(Import { nodes, partitions, generation })
+    }
+
+    /// Returns the locks of the partitions and of everything above them.
+    fn lock_set(&self, layout: Layout, exclusive: bool) -> LockSet {
+        let mut set = LockSet::default();
+        for root in self.partitions.keys() {
+            for path in std::iter::successors(Some(root.as_path()), |path| path.parent()) {
+                // Everything above, because missing nodes there are created too.
+                set.add(layout.partition(path).shard, exclusive);
+            }
+        }
+        set
+    }
+
+    /// Checks that the partitions can be inserted, merges existing scaffolding into them, and drops those that exist
+    /// already.
+    fn merge(&mut self, registry: &Registry, locked: &Locked<'_>) -> Result<(), ImportError> {
+        let births = registry.births();
+        for ImportedNode { path, perms, .. } in self.nodes {
+            // Under the locks, so that no owner dies between this check and the sweep of its nodes.
+            if !births.holds(perms.owner(), perms.stamp()) {
+                return Err(ImportError::NoOwner((*path).clone(), perms.owner()));
+            }
+        }
+        let mut present = Vec::new();
+        for (path, subtree) in &mut self.partitions {
+            let partition = locked.layout().partition(path.as_path());
+            let Some(there) = locked.root_of(&partition) else { continue };
+            if domain_of_partition(path.as_path()).is_none()
+                && is_same(there, &subtree.root, births)
+            {
+                present.push(path.clone());
+            } else {
+                keep_scaffolding(&partition, there, &mut subtree.root, self.generation)?;
+            }
+        }
+        present.iter().for_each(|path| drop(self.partitions.remove(path)));
+        Ok(())
     }
 }
 
@@ -225,6 +232,7 @@ impl ImportedPartition<'_> {
         let parent = partition.root.parent().unwrap_or(Path::ROOT);
         mkdir(cx, locked, parent, effects)?;
         let replaced = locked.set_root(partition, Some(self.root))?;
+        // A partition that existed is in its parent's list already.
         if replaced.is_none() {
             let above = locked.layout().partition(parent);
             locked.name_partition(&above, parent, partition.root.name(), cx.generation)?;
@@ -234,6 +242,7 @@ impl ImportedPartition<'_> {
         }
         for (ImportedNode { path, perms, value }, above) in self.nodes {
             let here = path.as_path();
+            // Scaffolding that the import replaces is the control domain's, which is charged for no index entry.
             if let Some(before) = find(replaced.as_ref(), partition, here).node() {
                 cx.credit(&before.perms, 1, before.charge_bytes(here.name()));
             }
@@ -266,6 +275,7 @@ fn is_same(one: &NodeArc, other: &NodeArc, births: &Births) -> bool {
         {
             return false;
         }
+        // Both iterate in the order of the names, so equal sets are equal pair by pair.
         for ((name, child), (other_name, other_child)) in ours.iter().zip(theirs.iter()) {
             match (child, other_child) {
                 (Some(child), Some(other)) if name == other_name => todo.push((child, other)),
@@ -287,6 +297,7 @@ fn keep_scaffolding(
     let mut todo = vec![(partition.root.to_buf(), NodeArc::clone(there))];
     while let Some((path, node)) = todo.pop() {
         let here = path.as_path();
+        // A leaf leads to no other partition, so it is content and not scaffolding.
         let is_end = here != partition.root && node.children().is_empty();
         if is_end || !node.value().is_empty() || node.perms.owner() != Domid::CONTROL {
             return Err(ImportError::Occupied(path));
@@ -304,6 +315,7 @@ fn keep_scaffolding(
             match child {
                 Some(child) => todo.push((here.child(name.bytes()), NodeArc::clone(child))),
                 None => {
+                    // The other partition stays, and so must its name.
                     if let Some(node) = get_mut(root, partition, here) {
                         node.insert_child(generation, name.bytes(), None);
                     }

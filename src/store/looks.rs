@@ -4,15 +4,18 @@ use std::cell::Cell;
 
 use crate::types::Path;
 
-/// What a search does, in looks of some fifty instructions each: the look-up of a name of a path, of a name that a
-/// removed node and watched paths share, a watch, a domain's rights, and an entry of a table.
+/// The looks, of some fifty instructions each, that the look-up of a name of a path counts as.
 pub const NAME_LOOKS: usize = 2;
+/// Those of the look-up of a name that a removed node and watched paths share.
 pub const WAY_LOOKS: usize = 8;
+/// Those of a watch.
 pub const WATCH_LOOKS: usize = 3;
+/// Those of the check of a domain's rights.
 pub const RIGHTS_LOOKS: usize = 3;
+/// Those of an entry of a table.
 pub const TABLE_LOOKS: usize = 4;
 
-/// The number of a path's bytes whose descent counts as a look.
+/// The number of a path's bytes whose descent counts as a look: a short name with its slash.
 const STEP_BYTES: usize = 4;
 
 /// Returns the looks as which a descent to `path` counts.
@@ -33,6 +36,8 @@ impl Budget {
     /// Deducts `looks`; returns `false`, and leaves nothing, if fewer are left.
     pub fn take(&self, looks: usize) -> bool {
         let left = self.0.get().checked_sub(looks as u64);
+        // A failed `take` leaves zero, so that `is_spent` reveals an incomplete search even to callers that ignore the
+        // result.
         self.0.set(left.unwrap_or(0));
         left.is_some()
     }

@@ -2,7 +2,7 @@
 //! accounts, freed memory).
 //!
 //! ```text
-//!            execute                     execute_in ... commit
+//!         Store::execute        Transaction::execute ... commit
 //!               |                             |
 //!   with_locks: Locked (forest)       TxView (forest): private copies
 //!               |                             |
@@ -31,15 +31,17 @@
 
 mod access_set;
 #[cfg(test)]
-mod alone;
+pub mod alone;
 mod check;
 mod commit;
 mod commit_view;
+mod contended;
 mod context;
 mod domain_snapshot;
 mod error;
 mod forest;
 mod import_subtrees;
+mod long_path;
 mod looks;
 mod node;
 mod op;
@@ -52,6 +54,7 @@ mod recipients;
 mod remove;
 mod removed_watches;
 mod settle;
+mod shards;
 mod sizes;
 mod sweep;
 mod transaction;
@@ -60,60 +63,46 @@ mod tx_view;
 mod unmatched;
 mod write;
 
-use crossbeam::utils::CachePadded;
 use foldhash::quality::RandomState;
 
-pub use check::{CheckError, Checked, Findings, Tries, WatchList};
+pub use check::{CheckError, Checked, Findings, Tries, WatchList, check};
 pub use commit::{CommitError, Replay};
 pub use context::{Caller, Removed, Unblocked};
 pub use domain_snapshot::DomainSnapshot;
 pub use error::StoreError;
-pub use import_subtrees::{ImportError, ImportedNode};
+pub use import_subtrees::{ImportError, ImportedNode, check_import, import_subtrees};
+pub use long_path::LONG_PATH_BYTES;
+use long_path::execute_long;
 pub use node::{Node, NodeArc};
 pub use op::{Op, Verb};
 pub use pins::{PINNED_PARTITIONS_MAX, REPLACED_BYTES_MAX};
 pub use publish::LOOKS_MAX;
 pub use settle::{Done, INLINE_NODES_MAX, Settlement, reaper, run_reaper};
-pub use sizes::Sizes;
+pub use sizes::{Sizes, count_nodes};
+pub use sweep::sweep;
 pub use transaction::{Conflict, Invocation, Transaction};
 pub use tree::Tree;
 pub use unmatched::{Delivering, Matcher, Unmatched, matcher, run_matcher};
 
 use crate::domain::{Registry, Ticket};
-use crate::sync::{Arc, AtomicU64, Ordering, RwLock};
+use crate::sync::{Arc, AtomicU64, Ordering};
 use crate::types::{Layout, Path, ShardId, has_partitions_below};
-use crate::watch::{Entry, GlobalTrie, Outlet, Trie, Watcher};
+use crate::watch::{Entry, Outlet, Watcher};
 use access_set::AccessSet;
 use context::{Change, Changes, Context, Effects, Ledger};
 use forest::{LockSet, Locked};
 use op::apply;
-use pins::Pins;
-use publish::Published;
-use recent::Recent;
+use publish::{Published, Publisher};
 use settle::Reaper;
-use unmatched::{Commit, THREAD_LOOKS_MAX};
-
-/// Part of the store behind one lock: partitions, their index, and the watches on paths in them.
-pub struct Shard {
-    tree: Tree,
-    watches: Trie,
-    recent: Recent,
-    pins: Arc<Pins>,
-}
+use shards::Shards;
+use unmatched::Commit;
 
 /// The store that all threads share.
 pub struct Store {
     layout: Layout,
-    /// The root shard is the last. Each shard has cache lines of its own, so a write to one does not invalidate its
-    /// neighbour's (false sharing).
-    shards: Box<[CachePadded<RwLock<Shard>>]>,
-    /// A second handle to each shard's `Shard::pins`, which threads read without the shard's lock.
-    pins: Box<[Arc<Pins>]>,
-    /// The sum of replaced bytes over all shards; see [`Pins`].
-    replaced: Arc<AtomicU64>,
-    global: CachePadded<GlobalTrie>,
+    shards: Shards,
     registry: Arc<Registry>,
-    outlet: Arc<dyn Outlet>,
+    publisher: Publisher,
     generations: AtomicU64,
     /// Removals whose subtrees are not settled yet. While there are any, accounts and the index of owners may still
     /// count removed nodes, so the consistency check waits for zero.
@@ -121,13 +110,10 @@ pub struct Store {
     /// See [`Store::epoch`].
     epoch: AtomicU64,
     reaper: Reaper,
-    matcher: Matcher,
-    /// [`LOOKS_MAX`], but in tests.
-    looks_max: u64,
-    /// [`THREAD_LOOKS_MAX`], but in tests.
-    thread_looks_max: u64,
     /// [`INLINE_NODES_MAX`], but in tests.
     inline_nodes_max: usize,
+    /// [`LONG_PATH_BYTES`], but in tests.
+    long_path_bytes: usize,
     /// Keyed at random in each process: guests choose the hashed replies, and a known key would let one construct two
     /// that compare equal.
     hasher: RandomState,
@@ -142,9 +128,9 @@ pub struct Executed {
     /// The removed subtrees, for [`Store::settle`].
     pub removed: Vec<Removed>,
     /// The partitions that a transaction replaced. Freeing them can take long, so the caller drops them once no lock
-    /// is held.
-    pub replaced: Option<AccessSet>,
-    /// The commit's events, if they were not found under the locks, until [`Store::conclude`] finds them.
+    /// is held. Boxed, as each request moves this structure, and only commits have these.
+    pub replaced: Option<Box<AccessSet>>,
+    /// The commit's events, if they were not found under the locks, until [`Publisher::conclude`] finds them.
     unmatched: Option<Box<Unmatched>>,
 }
 
@@ -162,6 +148,8 @@ pub struct Generations {
 impl Generations {
     fn next(&mut self, store: &Store) -> u64 {
         if self.next == self.end {
+            // Relaxed suffices: only uniqueness matters, and the shard's lock publishes the nodes that carry the
+            // number.
             self.next = store.generations.fetch_add(GENERATIONS_BLOCK, Ordering::Relaxed);
             self.end = self.next + GENERATIONS_BLOCK;
         }
@@ -180,32 +168,18 @@ impl Store {
         reaper: Reaper,
         matcher: Matcher,
     ) -> Store {
-        let replaced: Arc<AtomicU64> = Arc::default();
-        let pins: Box<[_]> = layout.all().map(|_| Pins::new(Arc::clone(&replaced))).collect();
-        let shard = |pins: &Arc<Pins>| {
-            CachePadded::new(RwLock::new(Shard {
-                tree: Tree::default(),
-                watches: Trie::default(),
-                recent: Recent::new(),
-                pins: Arc::clone(pins),
-            }))
-        };
         let store = Store {
             layout,
-            shards: pins.iter().map(shard).collect(),
-            pins,
-            replaced,
-            global: CachePadded::default(),
+            shards: Shards::new(layout),
+            publisher: Publisher::new(layout, Arc::clone(&registry), outlet, matcher),
             registry,
-            outlet,
+            // The planted nodes have generation 0.
             generations: AtomicU64::new(1),
             unsettled: AtomicU64::new(0),
             epoch: AtomicU64::new(0),
             reaper,
-            matcher,
-            looks_max: LOOKS_MAX,
-            thread_looks_max: THREAD_LOOKS_MAX,
             inline_nodes_max: INLINE_NODES_MAX,
+            long_path_bytes: LONG_PATH_BYTES,
             hasher: RandomState::default(),
         };
         plant::plant(&store);
@@ -215,12 +189,17 @@ impl Store {
     /// Sets the numbers of looks for the events of a commit under its locks, and after that by its thread; the matcher
     /// finds the others. For tests of the matcher.
     pub fn set_looks_max(&mut self, locked: u64, thread: u64) {
-        (self.looks_max, self.thread_looks_max) = (locked, thread);
+        (self.publisher.looks_max, self.publisher.thread_looks_max) = (locked, thread);
     }
 
     /// Lowers the number of removed nodes beyond which the reaper settles them. For tests of the reaper.
     pub fn set_inline_nodes_max(&mut self, nodes: usize) {
         self.inline_nodes_max = nodes;
+    }
+
+    /// Lowers the length from which on paths are long. For tests of these.
+    pub fn set_long_path_bytes(&mut self, bytes: usize) {
+        self.long_path_bytes = bytes;
     }
 
     /// Returns the function from paths to shards and partitions.
@@ -236,29 +215,25 @@ impl Store {
     /// Returns a snapshot of a shard's tree, on which long reads run without a lock. Cost: three reference counts
     /// under the shard's lock.
     pub fn snapshot(&self, shard: ShardId) -> Tree {
-        self.read_shard(shard).tree.clone()
+        self.shards.read(shard).tree.clone()
     }
 
     /// Returns whether more partitions of some shard are pinned than [`PINNED_PARTITIONS_MAX`]. If so, threads drop
     /// their transactions' snapshots early, the oldest first. Cost: a load for each shard.
     pub fn pins_too_much(&self) -> bool {
-        self.pins.iter().any(|pins| pins.count() > PINNED_PARTITIONS_MAX)
+        self.shards.pins.iter().any(|pins| pins.count() > PINNED_PARTITIONS_MAX)
     }
 
     /// Returns the total of replaced bytes that snapshots may keep, rounded down by up to 64 KiB for each shard. A
     /// snapshot that was taken when the total was `n` keeps at most about the difference to `n`. Cost: a load.
     pub fn replaced_bytes(&self) -> u64 {
-        self.replaced.load(Ordering::Relaxed)
-    }
-
-    fn shard(&self, shard: ShardId) -> &RwLock<Shard> {
-        &self.shards[usize::from(shard.0)]
+        self.shards.replaced.load(Ordering::Relaxed)
     }
 
     /// Returns a consistent snapshot of all shards, the root shard last: a commit to several shards is in all of
     /// these trees or in none. Cost: all locks, shared, while the trees are cloned.
     pub fn snapshot_all(&self) -> Vec<Tree> {
-        let locked = Locked::take(self, &LockSet::all(self.layout, false));
+        let locked = Locked::take(&self.shards, &LockSet::all(self.layout, false));
         let trees = self.layout.all().filter_map(|shard| locked.shard(shard));
         trees.map(|shard| shard.tree.clone()).collect()
     }
@@ -273,6 +248,8 @@ impl Store {
     /// it is either in each snapshot taken after this call or never happens. That makes a reservation independent of
     /// timing.
     pub fn begin_epoch(&self) {
+        // The shards' locks order this with writes: a write that takes a shard's lock after the reservation's first
+        // snapshot of that shard sees the new epoch, and one that took it before is in the snapshot.
         self.epoch.fetch_add(1, Ordering::AcqRel);
     }
 
@@ -291,9 +268,14 @@ impl Store {
     ) -> Result<Executed, StoreError> {
         let writes = op.verb.writes();
         let generation = if writes { generations.next(self) } else { 0 };
+        if op.path.bytes().len() >= self.long_path_bytes
+            && let Some(done) = execute_long(self, caller, op, generation)
+        {
+            return done;
+        }
         let set = LockSet::one(self.layout.partition(op.path).shard, writes);
         let start = reply.len();
-        let mut result = self.with_locks(set, |locked| {
+        let mut result = self.shards.with_locks(set, |locked| {
             reply.truncate(start);
             if writes && caller.epoch != self.epoch() {
                 return Err(StoreError::StaleEpoch);
@@ -306,25 +288,28 @@ impl Store {
             Ok(self.record(locked, None, &mut effects.changes, caller))
         });
         if let Ok(executed) = &mut result {
-            self.conclude(executed, caller);
+            // The locks are released: the remaining events may take thousands of looks.
+            self.publisher.conclude(executed, caller);
         }
         result
     }
 
     /// Publishes changes with their locks still held; they are those of an operation, or of a transaction that
-    /// replaced `replaced`. The caller releases the locks and calls [`Store::conclude`].
+    /// replaced `replaced`. The caller releases the locks and calls [`Publisher::conclude`].
     fn record(
         &self,
         locked: &mut Locked<'_>,
-        replaced: Option<AccessSet>,
+        replaced: Option<Box<AccessSet>>,
         changes: &mut Changes,
         caller: &Caller,
     ) -> Executed {
         if changes.is_empty() {
+            // A commit without changes returns its partitions too: they may hold the last references to old trees,
+            // which must not be freed under the locks.
             return Executed { replaced, ..Executed::default() };
         }
         let Published { ticket, incomplete } =
-            self.publish(locked, replaced.as_ref(), changes, caller);
+            self.publisher.publish(locked, replaced.as_deref(), changes, caller);
         self.remember(locked, changes, caller);
         // Counted with the locks held, so that a check with all locks sees either the nodes or the count.
         if changes.iter().any(Change::removes) {
@@ -335,13 +320,16 @@ impl Store {
             let removed = removed.flatten().collect();
             return Executed { ticket, removed, replaced, unmatched: None };
         };
+        // The removed subtrees stay with the changes, as their events depend on them; `conclude` returns clones for
+        // settling.
         let changes = std::mem::take(changes).into_vec();
         let commit = Commit { changes, found, replaced, caller, ticket: ticket.as_ref() };
-        let unmatched = Some(Box::new(self.hold_place(locked, commit)));
+        let unmatched = Some(Box::new(self.publisher.hold_place(locked, commit)));
         Executed { ticket, unmatched, ..Executed::default() }
     }
 
     fn remember(&self, locked: &mut Locked<'_>, changes: &[Change], caller: &Caller) {
+        // Bounds the work under the locks: a shard remembers no more than its last 256 changes anyway.
         let forgotten = changes.len().saturating_sub(recent::CHANGES);
         for change in &changes[forgotten..] {
             if let Some(shard) = locked.shard_mut(change.shard) {
@@ -354,10 +342,11 @@ impl Store {
     /// lock.
     pub fn watch(&self, path: Path<'_>, entry: Entry) {
         if is_global(path) {
-            self.global.insert(path, entry);
+            // No shard's lock is taken, so a guest that sets and removes such watches in a loop delays no request.
+            self.publisher.global.insert(path, entry);
         } else {
             let shard = self.layout.partition(path).shard;
-            self.write_shard(shard).watches.insert(path, entry);
+            self.shards.write(shard).watches.insert(path, entry);
         }
     }
 
@@ -365,11 +354,16 @@ impl Store {
     /// exists, and are dropped on delivery.
     pub fn unwatch(&self, path: Path<'_>, watcher: Watcher) -> bool {
         if is_global(path) {
-            self.global.remove(path, watcher)
+            self.publisher.global.remove(path, watcher)
         } else {
             let shard = self.layout.partition(path).shard;
-            self.write_shard(shard).watches.remove(path, watcher)
+            self.shards.write(shard).watches.remove(path, watcher)
         }
+    }
+
+    /// Returns the number of entries in the global watch trie.
+    pub fn global_watches(&self) -> usize {
+        self.publisher.global.load().len()
     }
 }
 

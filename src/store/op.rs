@@ -49,7 +49,8 @@ pub enum Verb<'a> {
     Mkdir,
     /// Removes the node and all nodes below it.
     Rm,
-    /// Sets the permissions, whose stamp is the birth clock at the request.
+    /// Sets the permissions, whose stamp is the birth clock at the request. A replay keeps that stamp, so that an entry
+    /// never extends to a domain born after the request.
     SetPerms(Perms),
 }
 
@@ -151,6 +152,8 @@ pub(super) fn apply<F: Forest>(
 ) -> Result<(), StoreError> {
     let path = op.path;
     let of_special = matches!(op.verb, Verb::GetPerms | Verb::SetPerms(_));
+    // Special paths are names for watches and not nodes, except that they have permissions (COMPATIBILITY.md,
+    // o-special-nodes).
     if path.is_special() && !of_special {
         return Err(Errno::EINVAL.into());
     }

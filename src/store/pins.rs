@@ -9,7 +9,8 @@ use crate::sync::{Arc, AtomicU32, AtomicU64, Ordering};
 pub const PINNED_PARTITIONS_MAX: u32 = 16_384;
 /// A snapshot is dropped once this many bytes have been replaced in all shards since the snapshot was taken. The nodes
 /// that snapshots keep in addition to the current tree were all replaced since the oldest one, so together they keep no
-/// more than this. Ordinary transactions end long before.
+/// more than this. Ordinary transactions end long before. Counting partitions does not suffice: a guest with 2 KB on
+/// each of 900 levels made 478 MiB of 250 snapshots.
 pub const REPLACED_BYTES_MAX: u64 = 8 << 20;
 /// A shard adds to the common sum in steps of this size. The sum is on a cache line that all threads read in each pass,
 /// so writing it with each change would make all shards contend; the error, at most one step per shard, is small
@@ -18,6 +19,7 @@ const REPLACED_BYTES_STEP: u64 = 64 << 10;
 
 /// The counters of one shard.
 pub struct Pins {
+    /// All accesses are relaxed: the counts only decide when snapshots are dropped, and publish nothing.
     partitions: AtomicU32,
     /// Bytes replaced or removed while snapshots kept them. The counter only grows: dropping a snapshot subtracts
     /// nothing, as other snapshots may keep the same bytes.

@@ -10,11 +10,13 @@ use crate::types::{Access, Domid, Entry, INTRODUCE_DOMAIN, Path, PermSet, RELEAS
 /// watch `@releaseDomain`.
 pub fn plant(store: &Store) {
     let control = Arc::new(PermSet::control_only());
+    // As in C xenstored since April 2026 (COMPATIBILITY.md, permissions of `@releaseDomain`).
     let any = Entry { domid: Domid::ANY, access: Access::READ, ignored: false };
     let readable = Arc::new(PermSet::new(control.stamp(), control.entries()[0], &[any]));
     let node = |perms: &Arc<PermSet>| Node::new(Arc::clone(perms), 0, b"");
     let mut root = node(&control);
     let mut tool = node(&control);
+    // `/tool/xenstored` is a partition of its own, as is every `/<a>/<b>`, so its parent holds only the name.
     tool.insert_child(0, b"xenstored", None);
     root.insert_child(0, b"tool", Some(NodeArc::new(tool)));
     for (path, node) in [
@@ -25,7 +27,7 @@ pub fn plant(store: &Store) {
     ] {
         let Ok(path) = Path::parse(path) else { continue };
         let partition = store.layout.partition(path);
-        let mut shard = store.write_shard(partition.shard);
+        let mut shard = store.shards.write(partition.shard);
         charge(store, path, &node);
         shard.tree.set_root(partition.root, Some(NodeArc::new(node)));
     }

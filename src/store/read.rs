@@ -40,6 +40,7 @@ pub fn refusal<F: Forest>(
     wanted: Access,
 ) -> Result<Errno, StoreError> {
     let parent = path.parent().unwrap_or(Path::ROOT);
+    // As in C xenstored, and unlike oxenstored, which reveals it (COMPATIBILITY.md, o-hidden-nodes).
     let (perms, _) = nearest(forest, parent)?;
     let granted = cx.access(&perms);
     Ok(if granted.overlaps(wanted) { errno } else { Errno::EACCES })
@@ -54,6 +55,8 @@ pub fn nearest<F: Forest>(forest: &mut F, path: Path<'_>) -> Result<(Perms, usiz
     let mut at = path;
     loop {
         let partition = forest.layout().partition(at);
+        // Asked for first: if the node exists, a transaction depends only on its permissions and not on the whole
+        // partition.
         if let Some(perms) = forest.perms(&partition, at)? {
             return Ok((perms, at.bytes().len()));
         }
@@ -110,6 +113,8 @@ pub fn directory_part<F: Forest>(
     with_node(cx, forest, path, Access::READ, |node| {
         let start = reply.len();
         // Writing to a vector does not fail.
+        // A path has at most 3,072 bytes, so at least one whole name fits after the generation and the client makes
+        // progress.
         let _ = write!(reply, "{}\0", node.generation());
         let mut position = 0;
         for (name, _) in node.children().iter() {

@@ -12,6 +12,7 @@ pub const CHANGES: usize = 256;
 /// The last changes of a shard in a ring buffer, by a hash of their path. A collision names the wrong domain in a
 /// diagnosis and does no other harm.
 pub struct Recent {
+    /// Hashes, as guests choose the lengths of paths.
     changes: Box<[(u64, Domid)]>,
     next: usize,
 }
@@ -38,6 +39,7 @@ impl Recent {
 }
 
 fn hash(path: Path<'_>) -> u64 {
+    // The seed may be fixed: a guest that makes paths collide only spoils the explanation of a conflict.
     let mut hasher = FixedState::with_seed(1).build_hasher();
     hasher.write(path.bytes());
     // 0 marks an empty slot.

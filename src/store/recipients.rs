@@ -1,7 +1,7 @@
 //! The watchers of one change that have permission to see it.
 
-use super::Store;
 use super::looks::{Budget, RIGHTS_LOOKS};
+use crate::domain::Registry;
 use crate::sync::Arc;
 use crate::types::{Access, Domid, Path, Perms};
 use crate::watch::{Entry, Event, Nearest};
@@ -11,7 +11,7 @@ pub type ChangePerms<'a> = [Option<&'a Perms>; 3];
 
 /// A collector of the events of one path.
 pub struct Recipients<'a> {
-    store: &'a Store,
+    registry: &'a Registry,
     path: Path<'a>,
     /// Bounds the look-ups of permissions.
     budget: &'a Budget,
@@ -25,12 +25,12 @@ pub struct Recipients<'a> {
 impl<'a> Recipients<'a> {
     /// Creates a collector that appends to `found`.
     pub fn new(
-        store: &'a Store,
+        registry: &'a Registry,
         path: Path<'a>,
         budget: &'a Budget,
         found: &'a mut Vec<Event>,
     ) -> Recipients<'a> {
-        Recipients { store, path, budget, shared: None, found, last: None }
+        Recipients { registry, path, budget, shared: None, found, last: None }
     }
 
     /// Returns the number of events of the whole commit so far.
@@ -51,8 +51,10 @@ impl<'a> Recipients<'a> {
         allowed
     }
 
+    /// Any of the permissions suffices: after a removal, that of the parent too, whose reader sees the name disappear
+    /// (COMPATIBILITY.md, parent-sees).
     fn reads(&self, domid: Domid, perms: ChangePerms<'_>) -> bool {
-        let registry = &self.store.registry;
+        let registry = self.registry;
         self.budget.take(RIGHTS_LOOKS);
         let subject = registry.subject_of(domid);
         let reads = |perms: &Perms| perms.access(&subject, registry.births()).allows(Access::READ);
@@ -79,7 +81,7 @@ impl<'a> Recipients<'a> {
         names: &Budget,
         nearest: Option<Nearest>,
     ) -> bool {
-        let is_privileged = self.store.registry.is_privileged(entry.domid);
+        let is_privileged = self.registry.is_privileged(entry.domid);
         if is_privileged && names.take(self.path.bytes().len()) {
             self.notify(entry, perms);
             return false;

@@ -19,6 +19,7 @@ pub fn rm<F: Forest>(
     path: Path<'_>,
     effects: &mut Effects,
 ) -> Result<(), StoreError> {
+    // EINVAL for every caller; C xenstored checks a guest's permissions first (COMPATIBILITY.md, rm-root).
     if path.is_root() {
         return Err(Errno::EINVAL.into());
     }
@@ -31,6 +32,7 @@ pub fn rm<F: Forest>(
         None => {
             let errno = refusal(cx, forest, path, Errno::ENOENT, Access::WRITE)?;
             let partition = forest.layout().partition(parent);
+            // RM of a missing child succeeds (COMPATIBILITY.md, o-rm-missing).
             let has_parent = forest.perms(&partition, parent)?.is_some();
             return if errno == Errno::ENOENT && has_parent { Ok(()) } else { Err(errno.into()) };
         }
@@ -65,6 +67,7 @@ pub fn detach<F: Forest>(
         cx.count_removed(&roots)?;
     }
 
+    // Not claimed before: as the first change it may still restart for its lock.
     let Some(parent) = forest.get_mut(&parent_partition, parent)? else { return Ok(None) };
     let parent_perms = Arc::clone(&parent.perms);
     let child = parent.remove_child(cx.generation, path.name()).flatten();
@@ -73,6 +76,7 @@ pub fn detach<F: Forest>(
     let Some(root) = root else { return Ok(None) };
     let after = Arc::clone(&root.perms);
     let (shard, path) = (partition.shard, path.to_buf());
+    // A partition's root is always a boundary in the index, whatever owns its parent.
     let above = (!is_root).then(|| parent_perms.owner());
     let mut removed = vec![Removed { path: path.clone(), root, above, credited: false }];
     removed.reserve_exact(partitions.len());
@@ -85,12 +89,12 @@ pub fn detach<F: Forest>(
 }
 
 /// A partition below a removed node.
-struct HomeBelow {
+struct PartitionBelow {
     root: PathBuf,
     shard: ShardId,
 }
 
-impl HomeBelow {
+impl PartitionBelow {
     fn partition(&self) -> Partition<'_> {
         Partition { shard: self.shard, root: self.root.as_path() }
     }
@@ -101,7 +105,7 @@ impl HomeBelow {
 fn partitions_below<F: Forest>(
     forest: &mut F,
     path: Path<'_>,
-) -> Result<Vec<HomeBelow>, StoreError> {
+) -> Result<Vec<PartitionBelow>, StoreError> {
     let mut partitions = Vec::new();
     let mut todo = if has_partitions_below(path) { vec![path.to_buf()] } else { Vec::new() };
     while let Some(path) = todo.pop() {
@@ -111,12 +115,13 @@ fn partitions_below<F: Forest>(
         let node = NodeArc::clone(node);
         for (name, child) in node.children().iter() {
             let root = path.child(name.bytes());
+            // Not only partitions are visited: `backend/vif` is an ordinary node with partitions below.
             if has_partitions_below(root.as_path()) {
                 todo.push(root.clone());
             }
             if child.is_none() {
                 let shard = forest.layout().partition(root.as_path()).shard;
-                partitions.push(HomeBelow { root, shard });
+                partitions.push(PartitionBelow { root, shard });
             }
         }
     }

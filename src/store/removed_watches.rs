@@ -19,8 +19,8 @@ use crate::watch::{Cursor, Entries, Event};
 pub struct RemovedWatches<'c, 'v> {
     view: &'c CommitView<'v>,
     change: &'c Change,
-    /// The removed trees by the paths of their roots. A transaction may remove the same path more than once, each time
-    /// with other contents.
+    /// The removed trees by the paths of their roots: a search of the list for each watched path would be quadratic,
+    /// with the locks held. A transaction may remove the same path more than once, each time with other contents.
     trees: IndexMap<Path<'c>, SmallVec<[&'c Removed; 1]>, RandomState>,
     /// The paths reported so far; `None` if no path is in several trees.
     reported: Option<HashSet<PathBuf, RandomState>>,
@@ -55,6 +55,7 @@ impl<'c, 'v> RemovedWatches<'c, 'v> {
                 return;
             }
             let own = self.view.watches(path);
+            // Watches on paths that can have partitions below are in the global trie, all others in that of the shard.
             for trie in own.into_iter().chain(self.view.global) {
                 if let Some(cursor) = trie.find(path) {
                     self.walk(removed, cursor, found);
@@ -122,7 +123,7 @@ impl<'c, 'v> RemovedWatches<'c, 'v> {
         // The parent of a partition's root is in another removed tree.
         let parent = visit.parent.or_else(|| self.removed_node(path.parent()?));
         let perms = [Some(&visit.node.perms), parent.map(|parent| &parent.perms), None];
-        let mut recipients = Recipients::new(self.view.store, path, &self.view.budget, found);
+        let mut recipients = Recipients::new(self.view.registry, path, &self.view.budget, found);
         let entries = entries.iter().take_while(|_| self.view.budget.take(WATCH_LOOKS));
         entries.for_each(|entry| recipients.notify(entry, perms));
     }
@@ -130,7 +131,7 @@ impl<'c, 'v> RemovedWatches<'c, 'v> {
     /// Returns the removed node that was at `path`. The node is in the tree of its partition, or in the change's own
     /// tree if the change's root is below the partition's.
     fn removed_node(&self, path: Path<'_>) -> Option<&'c Node> {
-        let partition = self.view.store.layout.partition(path).root;
+        let partition = self.view.layout.partition(path).root;
         let trees =
             self.trees.get(&partition).or_else(|| self.trees.get(&self.change.path.as_path()))?;
         trees.iter().find_map(|removed| node_in(removed, path))

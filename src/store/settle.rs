@@ -64,6 +64,7 @@ impl Settlement {
             // From here on no account is charged for a node that a snapshot keeps, so it counts as replaced.
             if !NodeArc::is_unique(&node) {
                 kept_bytes += bytes;
+                // The bound is on the sum over all shards, so any shard may count the bytes.
                 shard.get_or_insert_with(|| store.layout.partition(path.as_path()).shard);
             }
             for (name, child) in node.children().iter() {
@@ -76,7 +77,7 @@ impl Settlement {
             drop(node);
         }
         if let Some(shard) = shard {
-            store.pins[usize::from(shard.0)].replaced(kept_bytes);
+            store.shards.pins(shard).replaced(kept_bytes);
         }
         // Each removal from the index takes the lock anew, so that no hold time grows with the subtree.
         for (owner, path) in self.boundaries.drain(..) {
@@ -89,6 +90,7 @@ impl Settlement {
 /// Credits a whole tree inside a transaction, without recursion as guests choose its depth. Cost: its nodes.
 pub fn credit_tree(cx: &mut Context<'_>, removed: &Removed) {
     let path = removed.path.as_path();
+    // The charge depends on the lengths of paths only, so no path is built.
     let mut todo = vec![(path.bytes().len(), path.name(), &removed.root, removed.above)];
     while let Some((path_bytes, name, node, above)) = todo.pop() {
         let bytes = node.charge_bytes(name) + node.index_bytes(path_bytes, above);
@@ -135,11 +137,13 @@ impl Store {
         (mut settlement, done): (Settlement, Done),
     ) -> Option<(Settlement, Done)> {
         let is_settled = settlement.step(self, self.inline_nodes_max);
+        // The reaper's thread has no pass of a worker after which these are logged, and it holds no lock here.
         self.registry.log_reports();
         if !is_settled {
             return Some((settlement, done));
         }
         self.unsettled.fetch_sub(1, Ordering::Release);
+        // The client's OK follows the credits, so that its next request finds the quota free, as in C xenstored.
         done();
         None
     }
@@ -148,7 +152,7 @@ impl Store {
     /// again.
     fn forget_stale(&self, owner: Domid, path: Path<'_>) {
         let partition = self.layout.partition(path);
-        let mut locked = Locked::take(self, &LockSet::one(partition.shard, true));
+        let mut locked = Locked::take(&self.shards, &LockSet::one(partition.shard, true));
         let Some(shard) = locked.shard_mut(partition.shard) else { return };
         let node = shard.tree.get(&partition, path);
         let owned = node.is_some_and(|node| node.perms.owner() == owner);
@@ -170,9 +174,11 @@ pub fn reaper() -> (Reaper, Receiver<(Settlement, Done)>) {
 /// Settles queued trees until the store is dropped.
 pub fn run_reaper(store: &std::sync::Weak<Store>, queue: &Receiver<(Settlement, Done)>) {
     while let Ok(removed) = queue.recv() {
+        // Weak, since the store owns the sender for which this thread waits.
         let Some(store) = store.upgrade() else { return };
         let mut left = store.settle_slice(removed);
         while let Some(removed) = left {
+            // A slice takes half a millisecond: a worker that waits for this core runs between two.
             std::thread::yield_now();
             left = store.settle_slice(removed);
         }

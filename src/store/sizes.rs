@@ -1,6 +1,6 @@
 //! The sizes of the store, for reports.
 
-use super::{NodeArc, Store};
+use super::{NodeArc, Store, Tree};
 use crate::types::ShardId;
 
 /// The sizes of one shard.
@@ -17,38 +17,27 @@ pub struct Sizes {
     pub pinned: u32,
 }
 
-impl Store {
-    /// Returns the sizes of all shards, the root shard last. Cost: a visit to every node, on a snapshot of each
-    /// shard, without a lock.
-    pub fn sizes(&self) -> impl Iterator<Item = (ShardId, Sizes)> {
-        self.layout.all().map(|shard| {
-            let tree = self.snapshot(shard);
-            let watches = self.read_shard(shard).watches.len();
-            let sizes = Sizes {
-                partitions: tree.partitions().count(),
-                nodes: count_nodes(
-                    tree.partitions().map(|(_, root)| NodeArc::clone(root)).collect(),
-                ),
-                watches,
-                boundaries: tree.owned().count(),
-                pinned: self.pins[usize::from(shard.0)].count(),
-            };
-            (shard, sizes)
-        })
-    }
-
-    /// Returns the number of entries in the global watch trie.
-    pub fn global_watches(&self) -> usize {
-        self.global.load().len()
-    }
-
-    /// Returns the number of nodes. Cost: as [`Store::sizes`].
-    pub fn count_nodes(&self) -> usize {
-        self.sizes().map(|(_, sizes)| sizes.nodes).sum()
+impl Sizes {
+    /// Returns the sizes of a shard. Cost: a visit to every node, on a snapshot, without a lock.
+    pub fn of(store: &Store, shard: ShardId) -> Sizes {
+        let tree = store.snapshot(shard);
+        Sizes {
+            partitions: tree.partitions().count(),
+            nodes: nodes_of(&tree),
+            watches: store.shards.read(shard).watches.len(),
+            boundaries: tree.owned().count(),
+            pinned: store.shards.pins(shard).count(),
+        }
     }
 }
 
-fn count_nodes(mut todo: Vec<NodeArc>) -> usize {
+/// Returns the number of nodes of the store. Cost: a visit to every node, on a snapshot of each shard, without a lock.
+pub fn count_nodes(store: &Store) -> usize {
+    store.layout.all().map(|shard| nodes_of(&store.snapshot(shard))).sum()
+}
+
+fn nodes_of(tree: &Tree) -> usize {
+    let mut todo: Vec<_> = tree.partitions().map(|(_, root)| NodeArc::clone(root)).collect();
     let mut count = 0;
     while let Some(node) = todo.pop() {
         count += 1;

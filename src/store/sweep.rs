@@ -10,30 +10,32 @@ use crate::domain::Domain;
 use crate::sync::Arc;
 use crate::types::{Domid, Entry, Path, PathBuf, PermSet, ShardId};
 
-impl Store {
-    /// Removes every node of dead incarnations of `domain`'s domid, with all nodes below, and fires the watches. If the
-    /// registry keeps orphans, gives each node to the control domain instead and fires none, as C xenstored does. The
-    /// registry has buried the domain, so no more nodes can be created for it. Returns the removals to settle. Cost:
-    /// visits every shard for each of the domid's entries in the index of owners.
-    pub fn sweep(
-        &self,
-        domain: &Domain,
-        by: &Caller,
-        generations: &mut Generations,
-    ) -> Vec<Executed> {
-        let sweep = Sweep { store: self, domain, by };
-        let mut swept = Vec::new();
-        // The index is read again for each step: when a node changes its owner, its children become new entries, which
-        // are later in the order. The order is by path over all shards, so a partition that is removed together with a
-        // node above is in the same change as that node.
-        let mut last = None;
-        while let Some((path, shard)) = sweep.next_owned(last.as_ref()) {
-            let removed = sweep.one(shard, path.as_path(), generations.next(self));
-            swept.extend(removed.ok());
-            last = Some(path);
-        }
-        swept
+/// Removes every node of dead incarnations of `domain`'s domid, with all nodes below, and fires the watches. If the
+/// registry keeps orphans, gives each node to the control domain instead and fires none, as C xenstored does. The
+/// registry has buried the domain, so no more nodes can be created for it. Returns the removals to settle. Cost: visits
+/// every shard for each of the domid's entries in the index of owners.
+pub fn sweep(
+    store: &Store,
+    domain: &Domain,
+    by: &Caller,
+    generations: &mut Generations,
+) -> Vec<Executed> {
+    let sweep = Sweep { store, domain, by };
+    let mut swept = Vec::new();
+    // The index is read again for each step: when a node changes its owner, its children become new entries, which are
+    // later in the order. The order is by path over all shards, so a partition that is removed together with a node
+    // above is in the same change as that node.
+    // The index is read again for each step: when a node changes its owner, its children become new entries, which
+    // are later in the order. The order is by path over all shards, so a partition that is removed together with a
+    // node above is in the same change as that node.
+    let mut last = None;
+    while let Some((path, shard)) = sweep.next_owned(last.as_ref()) {
+        let removed = sweep.one(shard, path.as_path(), generations.next(store));
+        // No step is refused: the daemon has the control domain's rights and no quota.
+        swept.extend(removed.ok());
+        last = Some(path);
     }
+    swept
 }
 
 struct Sweep<'a> {
@@ -47,9 +49,10 @@ struct Sweep<'a> {
 impl Sweep<'_> {
     fn next_owned(&self, last: Option<&PathBuf>) -> Option<(PathBuf, ShardId)> {
         let next = |shard| {
-            let here = self.store.read_shard(shard);
+            let here = self.store.shards.read(shard);
             Some((here.tree.owned_after(self.domain.domid, last)?, shard))
         };
+        // One shard's lock at a time: what changes in between, the sweep checks again under the lock of its step.
         self.store.layout.all().filter_map(next).min()
     }
 
@@ -57,7 +60,7 @@ impl Sweep<'_> {
         let Sweep { store, domain, by } = *self;
         let (partition, registry) = (store.layout.partition(path), &store.registry);
         let mut executed =
-            store.with_locks(LockSet::one(shard, true), |locked: &mut Locked<'_>| {
+            store.shards.with_locks(LockSet::one(shard, true), |locked: &mut Locked<'_>| {
                 let Some(here) = locked.shard_mut(shard) else { return Ok(Executed::default()) };
                 let Some(node) = here.tree.get(&partition, path) else {
                     here.tree.forget_owned(domain.domid, path);
@@ -88,7 +91,7 @@ impl Sweep<'_> {
                 let mut changes = detach(&mut cx, locked, path)?.into_iter().collect();
                 Ok(store.record(locked, None, &mut changes, by))
             })?;
-        store.conclude(&mut executed, by);
+        store.publisher.conclude(&mut executed, by);
         Ok(executed)
     }
 }

@@ -11,9 +11,9 @@ use std::hash::{BuildHasher, Hasher};
 use foldhash::quality::RandomState;
 
 use super::access_set::AccessSet;
+use super::contended::Contended;
 use super::context::{Caller, Change, Context, Deltas, Effects, Ledger};
 use super::error::StoreError;
-use super::forest::Locked;
 use super::op::{LoggedOp, Op, Verb, apply};
 use super::tx_view::TxView;
 use super::{Generations, Store};
@@ -51,6 +51,8 @@ pub struct Transaction {
     pub(super) replayed: bool,
     /// Number of times that another commit changed this transaction's partitions before END compared them.
     pub(super) lost_races: usize,
+    /// The partitions in which it lost the last of too many races.
+    pub(super) contended: Contended,
     /// The size of the transaction's log, in bytes, without values that the log shares with nodes.
     log_bytes: usize,
     /// The size of the values that the log shares with nodes, in bytes: it owns them once its snapshots are dropped.
@@ -91,6 +93,11 @@ impl fmt::Debug for Transaction {
 }
 
 impl Transaction {
+    /// Creates a transaction of one request, for a caller that has read the version of the rights.
+    pub(super) fn of_one(rights: u64) -> Transaction {
+        Transaction { rights, ..Transaction::default() }
+    }
+
     /// Creates the transaction of a domain that was moved from another host: its requests work, and its END returns
     /// EAGAIN. The log stays on that host, as a replay on this host would hardly give the same replies.
     pub fn reserved() -> Transaction {
@@ -117,7 +124,7 @@ impl Transaction {
         self.deltas.charged_bytes = 0;
     }
 
-    /// Returns whether the log must be replayed, by [`Store::catch_up`], before the transaction's next request.
+    /// Returns whether the log must be replayed, by [`Transaction::catch_up`], before the transaction's next request.
     pub fn is_behind(&self) -> bool {
         self.behind.is_some()
     }
@@ -148,6 +155,12 @@ impl Transaction {
         self.log.iter().filter(|logged| logged.op.verb.writes()).map(|logged| &logged.op.path)
     }
 
+    /// Returns the paths to reserve before END replays the log: the partitions in which it lost too many races. None if
+    /// the replay has begun.
+    pub fn contended(&self) -> &[PathBuf] {
+        if self.behind == Some(0) { self.contended.paths() } else { &[] }
+    }
+
     /// Drops the transaction's snapshots and all results based on them, since snapshots keep nodes in memory that
     /// others replace. The transaction's next request or its END replays the log on the current store. Cost: that of
     /// freeing nodes that only it holds.
@@ -160,12 +173,14 @@ impl Transaction {
     pub(super) fn begin_anew(&mut self) -> Transaction {
         let kept = Transaction {
             log: std::mem::take(&mut self.log),
+            // Still charged: the next request, which replays the log, takes as much memory again.
             deltas: self.deltas.emptied(),
             rights: self.rights,
             saw_quota: self.saw_quota,
             doomed: self.doomed.take(),
             behind: Some(0),
             lost_races: self.lost_races,
+            contended: std::mem::take(&mut self.contended),
             log_bytes: self.log_bytes + self.shared_bytes,
             ..Transaction::default()
         };
@@ -181,6 +196,7 @@ impl Transaction {
     }
 
     fn note(&mut self, partition: &Partition<'_>, op: &Op<'_>, outcome: Outcome) {
+        // A refused WRITE has left no node that holds its value.
         let is_shared = op.has_long_value() && !outcome.is_refused();
         let written = if is_shared { self.access_set.node(partition, op.path) } else { None };
         let logged = LoggedOp::of(op, self.path_of(op), written);
@@ -213,61 +229,62 @@ pub struct Invocation<'a> {
     pub reply: &'a mut Vec<u8>,
 }
 
-impl Store {
-    /// Runs one request inside a transaction. Cost: that of the request, a copy of its arguments, and a replay if the
+impl Transaction {
+    /// Runs one request inside the transaction. Cost: that of the request, a copy of its arguments, and a replay if the
     /// transaction's snapshots were dropped.
     ///
     /// # Errors
     /// The request's own; `ENOSPC` above the quota `transaction-nodes`, or if the transaction would hold more than the
     /// quota `memory` admits. Requests refused with these two errors are not logged.
-    pub fn execute_in(
-        &self,
-        transaction: &mut Transaction,
+    pub fn execute(
+        &mut self,
+        store: &Store,
         mut request: Invocation<'_>,
         generations: &mut Generations,
     ) -> Result<(), Errno> {
         let (caller, op) = (request.caller, request.op);
-        let made = transaction.log.len() + 1;
+        let made = self.log.len() + 1;
         let (quota, path) = (Quota::TransactionNodes, Some(op.path));
-        if !self.registry.permits(&caller.domain, quota, made, path) {
+        if !store.registry.permits(&caller.domain, quota, made, path) {
             return Err(Errno::ENOSPC);
         }
-        self.refresh(transaction, caller, generations);
-        transaction.replayed = false;
-        if transaction.log.is_empty() {
-            transaction.rights = self.registry.rights();
+        // A no-op for a worker, which has replayed the log piece by piece with `catch_up`: here all of it is replayed.
+        self.refresh(store, caller, generations);
+        // END replays the log again if this or an earlier reply is ENOSPC, since accounts may change until then.
+        self.replayed = false;
+        // Read before the request runs, so that a death during it makes END replay the log.
+        if self.log.is_empty() {
+            self.rights = store.registry.rights();
         }
         let start = request.reply.len();
-        let generation = generations.next(self);
-        let result = self.replay_one(transaction, None, &mut request, generation);
+        let generation = generations.next(store);
+        let result = self.replay_one(store, &mut request, generation);
         // At END the transaction holds less and this request would succeed, so a replay would give another reply each
         // time.
-        if transaction.deltas.is_full {
+        if self.deltas.is_full {
             return result;
         }
-        let outcome = Outcome::of(&op.verb, result, &request.reply[start..], &self.hasher);
-        transaction.note(&self.layout.partition(op.path), op, outcome);
+        let outcome = Outcome::of(&op.verb, result, &request.reply[start..], &store.hasher);
+        self.note(&store.layout.partition(op.path), op, outcome);
         result
     }
 
-    /// Runs one request on a transaction's partitions without logging it. `locked` are the caller's locks, if it
-    /// holds any.
+    /// Runs one request on the transaction's partitions without logging it.
     // Inlined into its two callers: otherwise the fields of the request are loaded again after each call.
     #[inline(always)]
     pub(super) fn replay_one(
-        &self,
-        transaction: &mut Transaction,
-        locked: Option<&Locked<'_>>,
+        &mut self,
+        store: &Store,
         request: &mut Invocation<'_>,
         generation: u64,
     ) -> Result<(), Errno> {
         let Invocation { caller, op, reply } = request;
-        transaction.deltas.is_full = false;
-        let ledger = Ledger::Transaction(&mut transaction.deltas);
-        let (registry, path) = (&self.registry, Some(op.path));
+        self.deltas.is_full = false;
+        let ledger = Ledger::Transaction(&mut self.deltas);
+        let (registry, path) = (&store.registry, Some(op.path));
         let mut cx = Context { registry, caller, generation, ledger, path };
-        let mut own = TxView { store: self, locked, partitions: &mut transaction.access_set };
-        let effects = &mut transaction.effects;
+        let mut own = TxView { shards: &store.shards, partitions: &mut self.access_set };
+        let effects = &mut self.effects;
         let known = effects.changes.len();
         let result = apply(&mut cx, &mut own, op, reply, effects);
         effects.changes[known..].iter_mut().for_each(|change| credit_removed(&mut cx, change));
@@ -281,8 +298,9 @@ impl Store {
     }
 }
 
-/// Credits a guest at once for removed nodes, so that it can create as many. The control domain's removals are credited
-/// after the commit: no quota binds it, and the walk over the nodes would delay its reply.
+/// Credits a guest at once for removed nodes, so that it can create as many, and marks them, so that settling after the
+/// commit does not credit them again (XSA-421). The control domain's removals are credited after the commit: no quota
+/// binds it, and the walk over the nodes would delay its reply.
 fn credit_removed(cx: &mut Context<'_>, change: &mut Change) {
     if !cx.credits_at_once() {
         return;
@@ -316,11 +334,13 @@ impl Outcome {
             }
             _ => reply,
         };
+        // The length is compared too, so the padding makes no two replies equal.
         let mut kept = [0; REPLY_KEPT_BYTES];
         match kept.get_mut(..shown.len()) {
             Some(kept) => kept.copy_from_slice(shown),
             None => {
                 let (low, high) = kept.split_at_mut(8);
+                // A hasher gives 64 bits; two with different salts give 128.
                 for (half, salt) in [(low, 0), (high, 1)] {
                     let mut state = hasher.build_hasher();
                     state.write_u8(salt);
@@ -336,23 +356,24 @@ impl Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::alone::alone;
     use crate::store::commit::Replay;
     use crate::types::{Layout, Subject};
 
     /// Each request is charged with its path once; the quota admits a thousand requests with paths of 2 KB.
     #[test]
     fn path_of_a_logged_request_is_stored_once() {
-        let store = Store::alone(Layout::new(4));
+        let store = alone(Layout::new(4));
         let domain = store.registry.get(Domid::CONTROL).unwrap();
         let caller = Caller { domain, subject: Subject::CONTROL, epoch: 0, unblocked: None };
         let text = format!("/long/{}", "x".repeat(2000));
         let path = Path::parse(text.as_bytes()).unwrap();
-        let (mut transaction, mut generations) = Default::default();
+        let (mut transaction, mut generations) = (Transaction::default(), Default::default());
         for verb in [Verb::Write(b"v"[..].into()), Verb::Rm] {
             let op = Op { path, verb };
             let reply = &mut Vec::new();
             let request = Invocation { caller: &caller, op: &op, reply };
-            store.execute_in(&mut transaction, request, &mut generations).unwrap();
+            transaction.execute(&store, request, &mut generations).unwrap();
         }
         let at = |path: &PathBuf| path.as_path().bytes().as_ptr();
         let check = |transaction: &Transaction| {
@@ -366,7 +387,7 @@ mod tests {
         };
         check(&transaction);
         transaction.give_up();
-        assert_eq!(store.catch_up(&mut transaction, &caller, &mut generations), Replay::Done);
+        assert_eq!(transaction.catch_up(&store, &caller, &mut generations), Replay::Done);
         check(&transaction);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::ops::Bound;
 
+// `im` is imbl here, its maintained fork, since `im` itself has open soundness advisories (Cargo.toml).
 use im::shared_ptr::DefaultSharedPtr;
 
 use super::node::{Node, NodeArc};
@@ -51,6 +52,7 @@ pub fn find<'t>(root: Option<&'t NodeArc>, partition: &Partition<'_>, path: Path
             Some(Some(child)) => node = child,
             _ => return Found::Missing(Some((node, reached))),
         }
+        // `/` already ends with the slash that other paths need before the next name.
         reached += name.len() + usize::from(reached > 1);
     }
     Found::Node(node)
@@ -80,6 +82,8 @@ pub fn get_mut_counted<'t>(
 ) -> Option<&'t mut Node> {
     let mut own = |node: &'t mut NodeArc| {
         let mut shared_bytes = 0;
+        // A snapshot dropped between this check and `make_mut` is counted although nothing is copied: the sum errs only
+        // upwards, as the caller holds the exclusive lock or the transaction, so no snapshot can be taken meanwhile.
         if !NodeArc::is_unique(node) {
             *copied_bytes += node.copy_bytes();
             shared_bytes = node.shared_bytes();
@@ -128,6 +132,7 @@ impl Tree {
             return Some(replaced);
         };
         if let Some(known) = self.partitions.get_mut(at.bytes()) {
+            // The key stays, so a commit allocates no path, and the index of owners goes on sharing the existing one.
             return Some(std::mem::replace(known, root));
         }
         let path = at.to_buf();
@@ -150,6 +155,7 @@ impl Tree {
     /// Returns the partitions with a domain's key, in the order of their roots. Cost: for each returned partition,
     /// logarithmic in the number of all partitions.
     pub fn partitions_of(&self, domid: Domid) -> impl Iterator<Item = (&PathBuf, &NodeArc)> {
+        // `/` sorts before every other path.
         let of_it = self.of_domains.range((domid, Path::ROOT.to_buf())..);
         let roots = of_it.take_while(move |(of, _)| *of == domid).map(|(_, root)| root);
         roots.filter_map(|root| self.partitions.get_key_value(root))

@@ -1,57 +1,53 @@
 //! A transaction's partitions as operations see them.
 
-use super::Store;
 use super::access_set::{AccessSet, Change, Named, TouchedPartition};
 use super::error::StoreError;
-use super::forest::{Forest, Locked};
+use super::forest::Forest;
 use super::node::{Node, NodeArc};
+use super::shards::Shards;
 use crate::types::{Domid, Layout, Partition, Path, Perms};
 
-/// A transaction's partitions. Each partition is a snapshot taken from the store at its first access.
-pub struct TxView<'a, 's> {
-    /// The store from which partitions are taken.
-    pub store: &'a Store,
-    /// The locks, if the caller holds any; then it holds all. Without locks, each first access locks one shard for as
-    /// long as a root is cloned, so a transaction sees partitions of different moments. The transaction's END detects
-    /// that, as it compares all partitions under one set of locks.
-    pub locked: Option<&'a Locked<'s>>,
+/// A transaction's partitions. Each partition is a snapshot taken from the store at its first access, which locks one
+/// shard for as long as a root is cloned. So a transaction sees partitions of different moments; its END detects that,
+/// as it compares all partitions under one set of locks.
+pub struct TxView<'a> {
+    /// The shards from which partitions are taken.
+    pub shards: &'a Shards,
     /// The partitions taken so far.
     pub partitions: &'a mut AccessSet,
 }
 
-impl TxView<'_, '_> {
+impl TxView<'_> {
     fn touch(&mut self, partition: &Partition<'_>) -> Option<&mut TouchedPartition> {
-        let (store, locked) = (self.store, self.locked);
+        let shards = self.shards;
         self.partitions.touch(partition, || {
-            let root = match locked {
-                Some(locked) => locked.root_of(partition).cloned(),
-                None => store.read_shard(partition.shard).tree.root(partition).cloned(),
-            };
-            TouchedPartition::new(
-                partition.shard,
-                root,
-                store.pins[usize::from(partition.shard.0)].pin(),
-            )
+            let root = shards.read(partition.shard).tree.root(partition).cloned();
+            TouchedPartition::new(partition.shard, root, shards.pins(partition.shard).pin())
         })
     }
 
     fn index(&mut self, partition: &Partition<'_>, change: Change, owner: Domid, path: Path<'_>) {
+        // The index omits the control domain; recording such a change would make the partition a written one for
+        // nothing.
         if owner != Domid::CONTROL {
+            // Makes this the partition accessed last, to which `AccessSet::index` refers.
             self.touch(partition);
             self.partitions.index(partition, change, owner, path);
         }
     }
 }
 
-impl Forest for TxView<'_, '_> {
+impl Forest for TxView<'_> {
     fn layout(&self) -> Layout {
-        self.store.layout
+        self.shards.layout
     }
 
     fn root(&mut self, partition: &Partition<'_>) -> Result<Option<&NodeArc>, StoreError> {
         Ok(self.touch(partition).and_then(|touched| touched.read(partition).as_ref()))
     }
 
+    // A transaction changes only its own copies, so no lock can be missing; END takes all locks of its partitions at
+    // once.
     fn claim(&mut self, _partition: &Partition<'_>) -> Result<(), StoreError> {
         Ok(())
     }

@@ -16,6 +16,7 @@ use super::context::{Caller, Change, Removed};
 use super::forest::Locked;
 use super::looks::Budget;
 use super::node::NodeArc;
+use super::publish::Publisher;
 use super::{Executed, Store};
 use crate::domain::{Held, Ticket};
 use crate::sync::Arc;
@@ -58,7 +59,7 @@ impl Snapshot {
 pub struct Unmatched {
     changes: Vec<Change>,
     found: Found,
-    replaced: Option<AccessSet>,
+    replaced: Option<Box<AccessSet>>,
     snapshot: Snapshot,
     global: Arc<Trie>,
     collapses: bool,
@@ -77,7 +78,7 @@ pub struct Commit<'a> {
     /// The events found so far.
     pub found: Found,
     /// The partitions that it replaced, if it is a transaction.
-    pub replaced: Option<AccessSet>,
+    pub replaced: Option<Box<AccessSet>>,
     /// The caller.
     pub caller: &'a Caller,
     /// The ticket of a guest's request.
@@ -97,8 +98,11 @@ pub fn matcher() -> (Matcher, Receiver<Unmatched>) {
 pub fn run_matcher(store: &std::sync::Weak<Store>, queue: &Receiver<Unmatched>) {
     let mut delivering = Delivering::default();
     while let Ok(unmatched) = queue.recv() {
+        // A weak reference: the store owns the sender of this queue, so a strong one held while waiting would keep both
+        // alive forever.
         let Some(store) = store.upgrade() else { return };
         let first = delivering.find_events(&store, unmatched);
+        // The wait below must not keep the store alive.
         drop(store);
         if let Some(delivered) = first {
             // No value is ever sent on this channel: the wait ends when all senders are dropped.
@@ -119,7 +123,7 @@ impl Delivering {
         store: &Store,
         unmatched: Unmatched,
     ) -> Option<Receiver<Infallible>> {
-        self.add(store.find_events(unmatched))
+        self.add(store.publisher.find_events(unmatched))
     }
 
     /// Adds a commit; returns the oldest one if its delivery must be awaited.
@@ -144,18 +148,18 @@ impl Unmatched {
     }
 }
 
-impl Store {
+impl Publisher {
     /// Pushes an empty batch to every thread, which keeps the commit's place in the order of commits. Called with the
     /// locks held. Cost: a few pointers for each thread, locked shard and, after a removal, partition of the
     /// transaction.
-    pub(super) fn hold_place(
+    pub fn hold_place(
         &self,
         locked: &Locked<'_>,
         Commit { changes, found, replaced, caller, ticket }: Commit<'_>,
     ) -> Unmatched {
         let watches = locked.shards().map(|(number, shard)| (number, shard.watches.clone()));
         let removes = changes.iter().any(Change::removes);
-        let partitions = replaced.iter().filter(|_| removes).flat_map(AccessSet::partitions);
+        let partitions = replaced.iter().filter(|_| removes).flat_map(|set| set.partitions());
         let root = |partition: Partition<'_>| {
             Some((partition.root.to_buf(), locked.root_of(&partition)?.clone()))
         };
@@ -165,10 +169,12 @@ impl Store {
         let mut threads = Vec::new();
         // Every thread gets an empty batch as a placeholder, since it is not known yet which threads will get events.
         for thread in 0..self.layout.shards() {
+            // Room for the only message, so that `deliver` never blocks.
             let (sender, events) = bounded(1);
             threads.push(sender);
             self.outlet.push(thread, Batch::pending(events, all_delivered.clone(), ticket));
         }
+        // Loaded under the locks: a watch set after this commit must not see it.
         let (global, collapses) = (self.global.load(), !caller.subject.privileged);
         let held = None;
         Unmatched {
@@ -186,8 +192,9 @@ impl Store {
 
     /// Finds the events that were not found under the locks, which the caller has released, or leaves them to the
     /// matcher. Cost: at most [`THREAD_LOOKS_MAX`] looks.
-    pub(super) fn conclude(&self, executed: &mut Executed, caller: &Caller) {
+    pub fn conclude(&self, executed: &mut Executed, caller: &Caller) {
         let Some(mut unmatched) = executed.unmatched.take() else { return };
+        // Clones: the caller settles the removed nodes now, while the events still depend on them.
         executed.removed = unmatched.removed();
         if self.find(&mut unmatched, self.thread_looks_max) {
             self.deliver(*unmatched);
@@ -209,21 +216,23 @@ impl Store {
     fn find(&self, unmatched: &mut Unmatched, looks: u64) -> bool {
         let Unmatched { changes, found, replaced, snapshot, global, collapses, .. } = unmatched;
         let view = CommitView {
-            store: self,
+            layout: self.layout,
+            registry: &self.registry,
             source: Source::Snapshot(snapshot),
-            replaced: replaced.as_ref(),
+            replaced: replaced.as_deref(),
             changes,
             removes: changes.iter().any(Change::removes),
             collapses: *collapses,
             paths: OnceCell::new(),
             global: Some(global),
             budget: Budget::new(looks),
+            // Whole again, as is the search of a commit whose changes collapse (`CommitView::find`).
             names: Budget::new(NAMED_BYTES_MAX),
         };
         view.find(found)
     }
 
-    /// Sends the events of a commit to the threads, into their empty batches; returns as [`Store::find_events`].
+    /// Sends the events of a commit to the threads, into their empty batches; returns as [`Publisher::find_events`].
     fn deliver(&self, unmatched: Unmatched) -> Receiver<Infallible> {
         let mut by_thread: Vec<Vec<Event>> = unmatched.threads.iter().map(|_| Vec::new()).collect();
         for event in unmatched.found.events {
@@ -234,6 +243,7 @@ impl Store {
         for ((thread, sender), events) in (0..).zip(&unmatched.threads).zip(by_thread) {
             // A thread that has ended does not receive.
             let _ = sender.send(events);
+            // Also for a thread without events: its mailbox waits behind the empty batch.
             self.outlet.wake(thread);
         }
         unmatched.delivered

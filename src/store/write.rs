@@ -48,6 +48,7 @@ pub fn write<F: Forest>(
         Ordering::Greater => cx.charge(&perms, 0, (after - before) as u64)?,
         Ordering::Less => cx.credit(&perms, 0, (before - after) as u64),
     }
+    // After the charge, the last step that can be refused.
     if let Some(node) = forest.get_mut(&partition, path)? {
         node.set_value(cx.generation, value);
     }
@@ -68,6 +69,7 @@ pub fn mkdir<F: Forest>(
     let partition = forest.layout().partition(path);
     match forest.find(&partition, path)? {
         Found::Node(node) if cx.access(&node.perms).allows(Access::WRITE) => Ok(()),
+        // Although the node exists, as in C xenstored (COMPATIBILITY.md, o-mkdir-root).
         Found::Node(_) => Err(refusal(cx, forest, path, Errno::EACCES, Access::WRITE)?.into()),
         Found::Missing(above) => {
             let missing = Missing::new(partition, path, above);
@@ -96,7 +98,8 @@ impl<'p> Missing<'p> {
 }
 
 /// Creates the missing node with `value`, and each missing ancestor with an empty value. The created nodes inherit the
-/// permissions of the nearest existing ancestor; a guest owns the nodes that it creates.
+/// permissions of the nearest existing ancestor; a guest owns the nodes that it creates. Only the requested path is a
+/// change of which watchers are notified, as in C xenstored.
 fn create<F: Forest>(
     cx: &mut Context<'_>,
     forest: &mut F,
@@ -116,6 +119,7 @@ fn create<F: Forest>(
         return Err(Errno::EACCES.into());
     }
     let branch = Branch::new(forest.layout(), partition, path, at);
+    // Before the charge, which a restart for a missing lock would repeat.
     branch.claim(forest)?;
 
     let perms = ancestor.inherited(&cx.caller.subject, cx.registry.births(), now);
@@ -167,6 +171,7 @@ impl<'p> Branch<'p> {
 
     /// Returns whether a missing node is the root of a partition.
     fn is_root(&self, here: Path<'p>) -> bool {
+        // The partition's root is `here` or an ancestor, so equal lengths mean equal paths.
         self.partition_of(here).root.bytes().len() == here.bytes().len()
     }
 
@@ -222,6 +227,7 @@ impl<'p> Branch<'p> {
             let (partition, is_root) = (self.partition_of(here), self.is_root(here));
             let child: Child = if is_root {
                 forest.set_root(&partition, Some(NodeArc::new(node)))?;
+                // After `set_root`, so that the index shares the path that the table of partitions keeps.
                 forest.note_owned(&partition, perms.owner(), here)?;
                 None
             } else {
@@ -247,8 +253,8 @@ impl<'p> Branch<'p> {
 /// SET_PERMS: only the owner may, and only the control domain may change the owner.
 ///
 /// # Errors
-/// `EACCES` for others, `EPERM` for a guest that names another owner, `ENOENT` if the new owner is not alive,
-/// `ENOSPC` if there are too many entries.
+/// `EACCES` for others, `EPERM` for a guest that names another owner, whose quota it could otherwise fill with nodes
+/// that it gives away (XSA-352), `ENOENT` if the new owner is not alive, `ENOSPC` if there are too many entries.
 pub fn set_perms<F: Forest>(
     cx: &mut Context<'_>,
     forest: &mut F,
@@ -262,6 +268,7 @@ pub fn set_perms<F: Forest>(
     if !cx.registry.births().holds(perms.owner(), perms.stamp()) {
         return Err(Errno::ENOENT.into());
     }
+    // No exception for `/`, whose permissions a guest could otherwise set (XSA-353).
     let wanted = Access::SET_PERMS;
     let Some(node) = forest.get(&partition, path)? else {
         return Err(refusal(cx, forest, path, Errno::ENOENT, wanted)?.into());
@@ -277,6 +284,7 @@ pub fn set_perms<F: Forest>(
     let (name, value_bytes) = (path.name(), node.value().len());
     // An owner that keeps its node is not charged for another one.
     let former = cx.registry.owner(before.owner(), before.stamp());
+    // The account of a dead former owner is gone, so its node counts as another one even if the domid stays the same.
     let moved = u64::from(former.is_none() || before.owner() != perms.owner());
     let (mut old, mut new) =
         (charge_bytes(&before, name, value_bytes), charge_bytes(perms, name, value_bytes));
@@ -316,6 +324,7 @@ fn reindex<F: Forest>(
         forest.note_owned(partition, after, path)?;
     }
     let Some(node) = forest.get(partition, path)? else { return Ok(()) };
+    // The clone ends the borrow of the forest, whose index the loop changes.
     let node = NodeArc::clone(node);
     for (name, child) in node.children().iter() {
         // The roots of other partitions are always boundaries, in the index of their own shard.
@@ -330,6 +339,7 @@ fn reindex<F: Forest>(
         }
         let bytes = |above| child.index_bytes(path.as_path().bytes().len(), Some(above));
         cx.credit(&child.perms, 0, bytes(before));
+        // Not `charge`, which may refuse: the owner has changed already.
         cx.recharge(&child.perms, 0, bytes(after));
     }
     Ok(())

@@ -80,6 +80,7 @@ pub fn control(work: impl FnOnce()) {
 }
 
 /// The accumulated record of holds.
+/// Not in the `Mutex` of this module, which would measure itself.
 struct Record(parking_lot::Mutex<Holds>);
 
 impl Record {

@@ -9,6 +9,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::Arc;
 
+// Not `sync::Mutex`, whose variant that measures holds has no const constructor.
 static POOL: Mutex<Option<Arc<ThreadPool>>> = Mutex::new(None);
 
 /// A handle to the worker threads, if there are any.
@@ -23,11 +24,13 @@ impl Workers {
 
     /// Like [`Workers::find`], but with a given number of threads if none are started yet; 0: one for each core.
     pub fn start(threads: usize) -> Workers {
+        // Held while the threads start, so that two callers do not start two pools.
         let mut pool = POOL.lock();
         if pool.is_none() {
             let named = ThreadPoolBuilder::new().thread_name(|number| format!("pool{number}"));
             match named.num_threads(threads).build() {
                 Ok(built) => *pool = Some(Arc::new(built)),
+                // The pool stays empty, so the next call tries again.
                 Err(error) => tracing::warn!(%error, "no pool threads, working on one thread"),
             }
         }

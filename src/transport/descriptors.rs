@@ -31,6 +31,7 @@ pub fn send(
     }
     let parts = [IoSlice::new(bytes)];
     let sent = retry_on_intr(|| sendmsg(socket, &parts, &mut control, SendFlags::NOSIGNAL))?;
+    // The descriptors are attached to the bytes that were sent, so the rest goes without.
     socket.write_all(&bytes[sent..])
 }
 

@@ -3,11 +3,9 @@
 pub mod descriptors;
 mod ring;
 
-use std::io::{self, Write};
-
 use mio::net::UnixStream;
 use rustix::buffer::spare_capacity;
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 
 pub use ring::{Ring, RingError};
 
@@ -53,6 +51,7 @@ impl Transport {
     /// The reason to stop serving a ring. A socket's error is reported as [`Input::Closed`].
     pub fn read(&mut self, out: &mut Vec<u8>, least: usize) -> Result<Input, RingError> {
         match self {
+            // `peek` copies all that the page has, at most 1 KiB.
             Transport::Ring(ring) => ring.peek(out).map(|()| Input::Drained),
             Transport::Socket(socket) => {
                 out.reserve(least);
@@ -84,12 +83,13 @@ impl Transport {
     pub fn write(&mut self, bytes: &[u8]) -> Result<usize, Disconnect> {
         match self {
             Transport::Ring(ring) => Ok(ring.write(bytes)?),
-            Transport::Socket(socket) => match socket.write(bytes) {
+            // Repeated after a signal: with nothing sent, the poll would report the socket as writable only after the
+            // peer has read.
+            Transport::Socket(socket) => match retry_on_intr(|| rustix::io::write(&*socket, bytes))
+            {
                 Ok(len) => Ok(len),
-                Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(0),
-                    _ => Err(Disconnect::Gone),
-                },
+                Err(Errno::AGAIN) => Ok(0),
+                Err(_) => Err(Disconnect::Gone),
             },
         }
     }

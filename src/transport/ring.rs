@@ -83,6 +83,7 @@ pub struct Ring {
 impl Ring {
     /// Takes over a mapped page in its present state: writes nothing to it.
     pub fn new(page: RingPage, port: Port, remote: Port) -> Ring {
+        // Unchecked here: each pass begins with reading the indices again and checking them.
         let (req_cons, rsp_prod) = (page.load(REQ_CONS), page.load(RSP_PROD));
         Ring { page, port, remote, masked: false, req_cons, rsp_prod, moved: false }
     }
@@ -109,6 +110,7 @@ impl Ring {
     fn waiting(&self) -> Result<usize, RingError> {
         let req_prod = self.page.load(REQ_PROD);
         distance(req_prod, self.req_cons)
+            // The other index is loaded for the log line only; nothing is decided by it.
             .ok_or_else(|| self.broken(req_prod, self.page.load(RSP_CONS)))
     }
 
@@ -146,7 +148,9 @@ impl Ring {
         }
         (self.req_cons, self.rsp_prod) = (0, 0);
         self.page.store(ERROR, 0);
+        // Last, as the stores are releases: a guest that sees it finds the indices and the error reset.
         self.page.store(CONNECTION, CONNECTED);
+        // So that `publish` notifies the guest, which waits for the connection.
         self.moved = true;
     }
 
@@ -197,6 +201,7 @@ impl Ring {
     /// [`RingError::Indices`].
     pub fn write(&mut self, bytes: &[u8]) -> Result<usize, RingError> {
         let unread = self.unread()?;
+        // Whatever the guest writes, `unread` has checked the distance, so this does not underflow.
         let len = bytes.len().min(RING_BYTES - unread);
         let (to_end, from_start) = bytes[..len].split_at(contiguous(self.rsp_prod, len));
         self.page.copy_in(RSP_RING + masked(self.rsp_prod), to_end);
@@ -221,6 +226,7 @@ impl Ring {
 
     /// Returns whether the guest has written requests that are not consumed.
     pub fn has_requests(&self) -> bool {
+        // Not checked for consistency: a guest that forges an index only has its own ring served again.
         self.page.load(REQ_PROD) != self.page.load(REQ_CONS)
     }
 
@@ -239,6 +245,7 @@ fn distance(producer: u32, consumer: u32) -> Option<usize> {
 }
 
 fn masked(index: u32) -> usize {
+    // The size divides 2^32, so positions stay right when a free-running index wraps.
     index as usize % RING_BYTES
 }
 

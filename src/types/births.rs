@@ -5,6 +5,7 @@ use crate::sync::{AtomicU64, Ordering, room_for};
 
 /// The birth of each living domain and the last death of each domid, on the birth clock; 0 for none.
 pub struct Births {
+    /// Tables by domid, so that permission checks take no lock.
     births: Box<[AtomicU64]>,
     /// The deaths, kept apart from the births because permission checks read only births.
     deaths: Box<[AtomicU64]>,
@@ -24,6 +25,7 @@ impl Births {
 
     /// Returns the birth of the domain's current incarnation, 0 if there is none.
     pub fn of(&self, domid: Domid) -> u64 {
+        // A reserved domid has no slot, so an entry for one never holds. (`DOMID_ANY` is compared before.)
         self.births.get(usize::from(domid.0)).map_or(0, |birth| birth.load(Ordering::Acquire))
     }
 
@@ -36,6 +38,7 @@ impl Births {
 
     /// Ends the current incarnation. `death` must be later on the clock than every stamp set during it.
     pub fn end(&self, domid: Domid, death: u64) {
+        // First, so that an entry which is still shown for a moment no longer applies.
         self.begin(domid, 0);
         if let Some(slot) = self.deaths.get(usize::from(domid.0)) {
             slot.store(death, Ordering::Release);

@@ -28,13 +28,16 @@ pub struct Children<T: Clone, const LISTED: bool = true>(Kept<T>);
 #[derive(Clone)]
 enum Kept<T: Clone> {
     Few(ThinVec<(Name, T)>),
+    // In a box, so that a directory holds one pointer in either case.
     Many(Box<Many<T>>),
 }
 
 #[derive(Clone)]
 struct Many<T: Clone> {
-    /// The lengths of all names, each with its NUL.
+    /// The lengths of all names, each with its NUL. Kept, since each write of the node checks its size, and a sum over
+    /// the map would be linear.
     names_bytes: usize,
+    // In the order of the names, as DIRECTORY lists them and streams of equal states must be equal bytes.
     map: im::OrdMap<Name, T>,
 }
 
@@ -55,6 +58,7 @@ impl<T: Clone, const LISTED: bool> Children<T, LISTED> {
 
     /// Returns the index of `name`, or where to insert it.
     fn position(few: &[(Name, T)], name: &[u8]) -> Result<usize, usize> {
+        // In order, unlike `find`: an insertion needs the place.
         match Self::short(name) {
             Some(short) => few.binary_search_by(|(other, _)| other.cmp(&short)),
             None => few.binary_search_by(|(other, _)| Sought(name).compare(other).reverse()),

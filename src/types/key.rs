@@ -69,6 +69,7 @@ impl Layout {
 
     /// Returns the shard of domain `domid`'s key, which is also the index of its owner thread.
     pub fn of_domain(self, domid: Domid) -> ShardId {
+        // Part of the interface: `xsctl move` batches domains by this remainder (docs/MIGRATION.md).
         ShardId(domid.0 % self.shards)
     }
 
@@ -85,6 +86,7 @@ impl Layout {
         let second = component_end(bytes, 1).and_then(|first| component_end(bytes, first + 1));
         let Some(end) = second else { return root_shard };
         let root = path.prefix(end);
+        // It matches `/<a>/<b>`, but holds the partitions of all domains.
         if root.bytes() == b"/local/domain" {
             return root_shard;
         }
@@ -110,6 +112,7 @@ impl Layout {
         let bytes = path.bytes();
         let end = component_end(bytes, DOMAINS.len()).unwrap_or(bytes.len());
         let below = &bytes[end..];
+        // The nodes about a device of domain d have d's key: guest, toolstack and backend take one lock for them.
         let nested = if below.starts_with(BACKENDS) {
             component_end(bytes, end + BACKENDS.len()).map(|kind| kind + 1)
         } else {
@@ -141,12 +144,14 @@ impl Layout {
 pub fn has_partitions_below(path: Path<'_>) -> bool {
     let has_names = |names: &[u8]| names.contains(&b'/');
     let Some(below) = path.bytes().strip_prefix(DOMAINS) else {
+        // `/` and `/<a>` are above `/<a>/<b>`.
         let is_shallow = !path.bytes().iter().skip(1).any(|&byte| byte == b'/');
         return is_shallow || path.bytes() == b"/local/domain";
     };
     let Some(slash) = below.iter().position(|&byte| byte == b'/') else { return true };
     let kind = &below[slash + 1..];
     match kind.strip_prefix(b"backend") {
+        // `backend` or one kind below it. Deeper paths are in a partition, and `backends` is another name.
         Some(class) => {
             class.first().is_none_or(|&byte| byte == b'/')
                 && !has_names(class.get(1..).unwrap_or_default())

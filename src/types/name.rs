@@ -56,6 +56,7 @@ impl Name {
         if let Some(short) = Short::of(bytes) {
             return short.listed();
         }
+        // The table is sorted, which a test checks.
         match WELL_KNOWN.binary_search(&bytes).map(u8::try_from) {
             Ok(Ok(index)) => Name(Repr::WellKnown(index)),
             _ => Name(Repr::Boxed(Box::new(bytes.into()))),
@@ -176,6 +177,7 @@ impl Ord for Name {
         };
         // Numbers come first, shorter ones before longer ones.
         if kind & other_kind & OTHER == 0 && kind != other_kind {
+            // `min` makes one class of all names that are not numbers, above every length.
             return kind.min(&OTHER).cmp(other_kind.min(&OTHER));
         }
         let (high, other_high) = (first(bytes), first(other_bytes));
@@ -205,6 +207,7 @@ fn is_number(padded: u128, len: u8) -> bool {
     const TOP_BITS: u128 = u128::from_le_bytes([0x80; 16]);
     // Adding this to a value above 9 carries into the byte's top bit.
     const OVER_NINE: u128 = u128::from_le_bytes([0x7f - 9; 16]);
+    // Bytes past the end become zeros, which are digits. A digit XORed with `0` is its value, at most 9.
     let rest = ZEROS & (u128::MAX << (8 * u32::from(len)));
     let values = (padded | rest) ^ ZEROS;
     (values | values.wrapping_add(OVER_NINE)) & TOP_BITS == 0
@@ -241,6 +244,7 @@ fn first(bytes: &[u8; INLINE_BYTES_MAX]) -> u64 {
 /// Returns the remaining 6 bytes in the same form, followed by the kind: inline names are zero-padded, and the length
 /// decides between names that differ only in trailing zeros.
 fn last(kind: u8, bytes: &[u8; INLINE_BYTES_MAX]) -> u64 {
+    // The shift drops the two bytes that `first` compares.
     u64::from_be_bytes(*bytes.last_chunk().unwrap_or(&[0; 8])) << 16 | u64::from(kind)
 }
 

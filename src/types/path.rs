@@ -64,6 +64,7 @@ impl<'a> Path<'a> {
     /// # Errors
     /// `EINVAL` if it is malformed.
     pub fn parse(raw: &'a [u8]) -> Result<Path<'a>, Errno> {
+        // A trailing slash would name an empty component (XSA-481).
         let well_formed = match raw {
             b"/" => true,
             [b'/' | b'@', .., b'/'] => false,
@@ -85,6 +86,7 @@ impl<'a> Path<'a> {
 
     /// Returns whether this is one of WATCH's special paths.
     pub fn is_special(self) -> bool {
+        // A path is never empty: `parse` refuses that.
         self.0[0] == b'@'
     }
 
@@ -128,10 +130,15 @@ impl<'a> Path<'a> {
         }
     }
 
-    /// Returns this path extended by one component.
+    /// Returns this path extended by one component, joined on the stack: removals do this under a lock.
     pub fn child(self, name: &[u8]) -> PathBuf {
-        let slash: &[u8] = if self.is_root() { b"" } else { b"/" };
-        PathBuf::new(&[self.0, slash, name].concat())
+        let mut joined = PathSpace::with_capacity(self.0.len() + 1 + name.len());
+        joined.extend_from_slice(self.0);
+        if !self.is_root() {
+            joined.push(b'/');
+        }
+        joined.extend_from_slice(name);
+        PathBuf::new(&joined)
     }
 
     /// Compares two paths in the order of a depth-first walk of the tree: name by name, in directory order.
@@ -161,6 +168,7 @@ impl<'a> Path<'a> {
     fn partition_prefix_len(self) -> usize {
         let Some(rest) = self.0.strip_prefix(b"/local/domain/") else { return 0 };
         let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        // A domid has at most five digits.
         let prefixed = (1..=5).contains(&digits) && rest.get(digits) == Some(&b'/');
         if prefixed { self.0.len() - rest.len() + digits + 1 } else { 0 }
     }
@@ -177,6 +185,7 @@ pub fn partition_prefix(domid: Domid, out: &mut PathSpace) {
 /// compiler vectorises the check.
 const fn is_allowed(byte: u8) -> bool {
     let letter = (byte | 0x20).wrapping_sub(b'a') < 26;
+    // The slash precedes the digits in ASCII.
     let slash_or_digit = byte.wrapping_sub(b'/') <= b'9' - b'/';
     letter | slash_or_digit | (byte == b'-') | (byte == b'_') | (byte == b'@')
 }
@@ -196,6 +205,7 @@ fn well_formed(path: &[u8]) -> bool {
     let mut rest = path;
     while let Some(part) = rest.first_chunk::<{ size_of::<Part>() }>() {
         wrong |= has_wrong(part);
+        // Chunks overlap by a byte, so that a slash doubled across two is found.
         rest = &rest[part.len() - 1..];
     }
     !wrong

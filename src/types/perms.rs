@@ -19,6 +19,7 @@ impl Access {
     /// Read and write access (letter `b`).
     pub const BOTH: Access = Access(3);
     /// The rights of the owner and of the control domain: read, write, and change permissions.
+    /// The third right has no letter, so that no entry can grant it.
     pub const OWNER: Access = Access(7);
 
     /// The rights that SET_PERMS requires: write access as the owner.
@@ -146,6 +147,8 @@ impl PermSet {
     }
 
     fn is_dead(&self, entry: &Entry, births: &Births) -> bool {
+        // Only the last death is kept, which suffices: an entry that an earlier one made stale is older than the last
+        // too.
         births.died_since(entry.domid, self.stamp)
     }
 
@@ -165,11 +168,13 @@ impl PermSet {
     }
 
     /// Returns the permissions of a node that `subject` creates below a node with this set: the same set, but owned by
-    /// `subject` unless that is privileged (guests own the nodes that they create). `now` is the birth clock.
+    /// `subject` unless that is privileged: guests own the nodes that they create, as in C xenstored (COMPATIBILITY.md,
+    /// o-inherited-owner). `now` is the birth clock.
     ///
     /// A new owner needs a stamp no older than its birth. Under the new stamp, entries of dead domains would appear
     /// alive, so they are left out; other entries that do not apply are marked `ignored` (XSA-417).
     pub fn inherited(self: &Arc<Self>, subject: &Subject, births: &Births, now: u64) -> Perms {
+        // By the stamp too: a set of the domid's earlier incarnation must not be shared with this one.
         let is_owner = self.owner() == subject.domid && births.holds(subject.domid, self.stamp);
         if subject.privileged || is_owner {
             return Arc::clone(self);
@@ -198,6 +203,7 @@ impl PermSet {
         if holds(owner) {
             return Access::OWNER;
         }
+        // The first entry that applies decides, even if a later one grants more.
         others.iter().find(|entry| holds(entry)).map_or(owner.access, |entry| entry.access)
     }
 }

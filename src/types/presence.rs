@@ -1,6 +1,6 @@
 //! The migration state of a domain at one daemon, as docs/MIGRATION.md names it.
 
-/// The migration state of a domain at one daemon.
+/// The migration state of a domain at one daemon. One byte, since the owner thread publishes it as an atomic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, strum::VariantArray)]
 #[repr(u8)]
 pub enum Presence {

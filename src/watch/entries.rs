@@ -42,7 +42,8 @@ pub struct Entry {
 }
 
 /// The number of entries above which they are in a persistent map. Every domain may watch `@releaseDomain`, and a
-/// change while a reader holds the trie must not copy all of them.
+/// change while a reader holds the trie must not copy all of them: with a vector a WATCH of it at 3,000 domains took
+/// 67,633 instructions, with the map 5,234.
 const FEW_MAX: usize = 32;
 
 /// The watches set on one path, by connection.

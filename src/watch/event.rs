@@ -40,6 +40,7 @@ impl Nearest {
     /// Takes another change into account.
     pub fn add(&self, levels: usize) {
         let levels = u32::try_from(levels).unwrap_or(u32::MAX);
+        // Not a race: only the thread that finds the commit's events writes, and the push publishes the result.
         if levels < self.0.load(Ordering::Relaxed) {
             self.0.store(levels, Ordering::Relaxed);
         }

@@ -44,6 +44,7 @@ impl GlobalTrie {
     fn place(&self, path: Path<'_>) -> usize {
         let Some(below) = path.bytes().strip_prefix(DOMAINS) else { return 0 };
         let domain = below.iter().take_while(|&&byte| byte != b'/');
+        // Of any name and not only of domids, as `/local/domain/x` can be watched too.
         let number = domain.fold(0, |sum: usize, &byte| sum.wrapping_mul(10) + usize::from(byte));
         1 + number % (self.counts.len() - 1)
     }
@@ -58,8 +59,10 @@ impl GlobalTrie {
         let mut current = self.current.lock();
         let count = (!path.is_special()).then(|| &self.counts[self.place(path)]);
         if let Some(count) = count {
+            // Raised first: a writer that skips the trie because of this counter must not miss the entry.
             count.fetch_add(1, Ordering::Release);
         }
+        // In place unless a reader holds it: copying each time took 2.6 times the instructions at 3,000 domains.
         let is_new = Arc::make_mut(&mut current).insert(path, entry);
         if let Some(count) = count.filter(|_| !is_new) {
             count.fetch_sub(1, Ordering::Release);

@@ -42,22 +42,24 @@ impl Matched<'_, '_> {
     }
 }
 
-/// Calls `found` for each watched path in `trie` that is `path` or an ancestor of it; returns how many levels of the
-/// path lead to watches, and stops after `max`. For a single path, which has no neighbours to share a descent with.
-/// Cost: the path's depth.
+/// Calls `found` for each watched path in `trie` that is `path` or an ancestor of it, as long as it returns `true`;
+/// returns how many levels of the path lead to watches, and stops after `max`. For a single path, which has no
+/// neighbours to share a descent with. Cost: the path's depth.
 pub fn matches_of<'t>(
     trie: &'t Trie,
     path: Path<'_>,
     max: usize,
-    mut found: impl FnMut(&Matched<'t, '_>),
+    mut found: impl FnMut(&Matched<'t, '_>) -> bool,
 ) -> usize {
     let bytes = path.bytes();
     // Counted once, and only if a watch has a depth.
     let depth = LazyCell::new(|| path.components().count());
     let (mut cursor, mut end, mut level) = (trie.top(path), 0, 0);
     loop {
-        if let Some(entries) = cursor.entries() {
-            found(&Matched { entries, levels: &|| *depth - level });
+        if let Some(entries) = cursor.entries()
+            && !found(&Matched { entries, levels: &|| *depth - level })
+        {
+            return level;
         }
         level += 1;
         let Some(name) = name_at(bytes, end).filter(|_| level < max) else { return level };
@@ -104,8 +106,10 @@ impl<'t, 'p> Matches<'t, 'p> {
             self.missing = None;
         }
         let in_common = |end: usize| {
+            // The common part must end with a name: `/ab` is not below `/a`.
             bytes.get(..end) == last.get(..end) && matches!(bytes.get(end), None | Some(b'/'))
         };
+        // The missing name is on the way to this path too, so nothing below the present position can match.
         if self.missing.is_some_and(in_common) {
             return 0;
         }
@@ -168,7 +172,10 @@ mod tests {
                     seqs.extend(reaching.map(|entry| entry.watcher.seq));
                 };
                 one.of(trie, path.as_path(), usize::MAX, |matched| reaching(matched, &mut found));
-                let levels = matches_of(trie, path.as_path(), usize::MAX, |matched| reaching(matched, &mut alone));
+                let levels = matches_of(trie, path.as_path(), usize::MAX, |matched| {
+                    reaching(matched, &mut alone);
+                    true
+                });
                 prop_assert_eq!((found, one.way.len()), (alone, levels), "{:?} of {:?}", path, asked);
             }
         }

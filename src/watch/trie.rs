@@ -9,7 +9,8 @@ use crate::types::{Children, FlatDrop, Path};
 /// A persistent set of watches by path. A clone is a snapshot and shares everything.
 ///
 /// The trie is path-compressed: a chain of names without a watch or a fork is one node. A guest chooses how many names
-/// a path has, and this way a path costs its bytes and at most two nodes, however many names it has.
+/// a path has, and this way a path costs its bytes and at most two nodes, however many names it has. With a node for
+/// each name, 1,024 watches on paths of a thousand one-letter names took 170 MB for 2.2 MB of quota.
 #[derive(Clone, Default)]
 pub struct Trie {
     root: Arc<TrieNode>,
@@ -24,6 +25,7 @@ struct TrieNode {
     /// The names that lead here after the one under which the parent holds this node, separated by slashes.
     rest: Box<[u8]>,
     entries: Entries,
+    /// In byte order (`false`): clients do not list them, and a look-up among many is cheaper.
     children: Children<Arc<TrieNode>, false>,
 }
 
@@ -34,6 +36,7 @@ thread_local! {
 /// Drops nodes without recursion: a guest that watches every level of a path makes the trie as deep as that.
 impl Drop for TrieNode {
     fn drop(&mut self) {
+        // Leaves need no thread-local.
         if !self.children.is_empty() {
             let children = std::mem::take(&mut self.children);
             NODES.with(|nodes| nodes.drop(children));
@@ -72,7 +75,8 @@ impl TrieNode {
         self.rest = rest[..at].into();
     }
 
-    /// Merges with the only child if no watch is set here.
+    /// Merges with the only child if no watch is set here. Otherwise a guest that sets and removes watches could leave
+    /// chains of nodes behind, for which no account is charged.
     fn join(&mut self) {
         if !self.entries.is_empty() || self.children.len() != 1 {
             return;
@@ -82,6 +86,7 @@ impl TrieNode {
         let rest = with_names(with_names(names, name.bytes()), &child.rest);
         let name = name.clone();
         if let Some(child) = self.children.remove(name.bytes()) {
+            // A snapshot may hold the child, which is then copied.
             *self = TrieNode::renamed(Arc::unwrap_or_clone(child), rest.into());
         }
     }
@@ -225,6 +230,7 @@ fn insert_below(node: &mut TrieNode, path: &[u8], end: usize, entry: Entry) -> b
     };
     let child = Arc::make_mut(child);
     let (same, end) = child.common(path, name.end);
+    // A no-op if all of the child's names match.
     child.split(same);
     insert_below(child, path, end, entry)
 }
@@ -234,6 +240,7 @@ fn remove_below(node: &mut TrieNode, path: &[u8], end: usize, watcher: Watcher) 
     let Some(name) = name_at(path, end) else { return node.entries.remove(watcher) };
     let Some(child) = node.children.get_mut(&path[name.clone()]) else { return false };
     let (same, end) = child.common(path, name.end);
+    // The path ends or diverges within the child's names, where no watch is set.
     if same < child.rest.len() {
         return false;
     }

@@ -2,29 +2,19 @@
 //! the domain back; after RELEASE the domain's move is completed.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::client::{Client, ClientError, Connecting, Each};
-use super::daemon::Daemon;
 use super::domids::Domids;
 use super::error::ToolError;
 use super::export_files::behind;
 use super::link::Link;
 use super::places::{Destination, Source};
 use super::replies::Replies;
+use super::route::Route;
 use crate::protocol::Operation;
 use crate::types::Domid;
-
-/// The daemons of a move, and the maximum number of transfers of a domain that changes during its export.
-pub struct Route {
-    pub source: Daemon,
-    pub destination: Daemon,
-    pub tries: u32,
-    /// Whether both daemons write digests, so that the destination refuses a stream without one.
-    pub has_digests: bool,
-}
 
 /// The progress of one domain of a batch.
 pub struct Moving {
@@ -161,7 +151,7 @@ impl Batch<'_> {
 
     /// Pipes EXPORT_DOMAINS of the source into IMPORT_DOMAINS of the destination.
     fn transfer(&mut self, todo: &[Domid]) {
-        let (reader, writer) = match io::pipe() {
+        let (reader, writer) = match self.route.pipe() {
             Ok(ends) => ends,
             Err(error) => {
                 let trouble = ClientError::from(error);

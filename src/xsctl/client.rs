@@ -10,10 +10,10 @@ use thiserror::Error;
 use super::daemon::listed;
 use super::domids::Domids;
 use super::error::ToolError;
-use super::link::{Link, TIMEOUT, message};
+use super::link::{Link, TIMEOUT};
 use super::tunnel::Address;
 use crate::protocol::operations::DOMAINS_MAX;
-use crate::protocol::{ERROR, Operation, strings};
+use crate::protocol::{ERROR, Operation, request, strings};
 use crate::types::Domid;
 
 /// Number of requests sent before the first reply is read. The replies are a few bytes each and fit into the kernel's
@@ -138,7 +138,7 @@ impl Client {
 
     /// Sends a request and returns the payload of its reply.
     pub fn ask(&mut self, operation: Operation, payload: &[u8]) -> Result<Vec<u8>, ClientError> {
-        self.0.send(&message(operation, 0, payload))?;
+        self.0.send(&request(operation, 0, payload))?;
         self.reply(0)
     }
 
@@ -152,7 +152,7 @@ impl Client {
         for some in payloads.chunks(PIPELINED) {
             let numbered = (0..).zip(some);
             let bytes: Vec<u8> =
-                numbered.flat_map(|(id, payload)| message(operation, id, payload)).collect();
+                numbered.flat_map(|(id, payload)| request(operation, id, payload)).collect();
             let sent = self.0.send(&bytes).map_err(ClientError::from);
             let ids = 0..u32::try_from(some.len()).unwrap_or(0);
             replies.extend(ids.map(|id| sent.clone().and_then(|()| self.reply(id))));

@@ -10,13 +10,13 @@ use std::time::Duration;
 use super::client::{Client, ClientError, Each};
 use super::domids::Domids;
 use super::error::ToolError;
-use super::link::{Link, TIMEOUT, message};
+use super::link::{Link, TIMEOUT};
 use super::replies::{Asked, Replies};
 use super::standing::Standing;
 use super::tunnel::{Address, Tunnel, identity, is_url};
 use crate::migration::stream::digest::ALGORITHM;
 use crate::protocol::operations::{DESTINATION_BYTES_MAX, DOMAINS_MAX};
-use crate::protocol::{Operation, decimal};
+use crate::protocol::{Operation, decimal, request};
 use crate::types::Domid;
 
 /// The node that holds the path of the migration socket.
@@ -169,7 +169,7 @@ impl Daemon {
             Some(link) => link,
             None => Link::connect(&self.migration, self.timeout)?,
         };
-        link.send_with(&message(operation, 0, payload), descriptors)?;
+        link.send_with(&request(operation, 0, payload), descriptors)?;
         Ok(Asked { link, daemon: self.clone() })
     }
 
@@ -275,8 +275,8 @@ mod tests {
             let (mut client, _) = bulk.accept().unwrap();
             thread::sleep(5 * SHORT);
             let replies = [
-                message(Operation::ImportDomains, 0, b"5\0OK\x007\x003\0"),
-                message(Operation::ImportDomains, 0, b"OK\0"),
+                request(Operation::ImportDomains, 0, b"5\0OK\x007\x003\0"),
+                request(Operation::ImportDomains, 0, b"OK\0"),
             ];
             // The client may have disconnected.
             let _ = io::Write::write_all(&mut client, &replies.concat());
@@ -286,7 +286,7 @@ mod tests {
             let mut held = Vec::new();
             for mut client in clients {
                 if is_there {
-                    let _ = io::Write::write_all(&mut client, &message(Operation::Read, 0, b"x"));
+                    let _ = io::Write::write_all(&mut client, &request(Operation::Read, 0, b"x"));
                 }
                 held.push(client);
             }
@@ -303,7 +303,7 @@ mod tests {
                     io::Read::read_exact(&mut client, &mut [0; 16]).unwrap();
                     io::Write::write_all(
                         &mut client,
-                        &message(Operation::ImportDomains, 0, b"OK\0"),
+                        &request(Operation::ImportDomains, 0, b"OK\0"),
                     )
                     .unwrap();
                 }

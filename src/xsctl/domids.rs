@@ -51,6 +51,11 @@ impl Domids {
         }
     }
 
+    /// Iterates over the domids as they are written: one that is named twice comes twice.
+    pub fn each(&self) -> impl Iterator<Item = Domid> {
+        self.0.iter().flat_map(|&(first, last)| (first.0..=last.0).map(Domid))
+    }
+
     /// Returns the numbers and ranges as NUL-terminated strings of a request.
     pub fn parts(&self) -> Vec<String> {
         let part = |&(first, last): &(Domid, Domid)| match first == last {

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::batch::{Moving, Route};
+use super::batch::Moving;
 use super::client::{Client, ClientError, Connecting, Each};
 use super::daemon::Daemon;
 use super::domids::Domids;
@@ -18,6 +18,7 @@ use super::error::ToolError;
 use super::lock::Lock;
 use super::other_end::{OtherEnds, by_force, refusal};
 use super::places::{Destination, Source, command};
+use super::route::Route;
 use super::standing::Standing;
 use super::step::{Sockets, Step, is_meant, step};
 use crate::types::Domid;
@@ -30,19 +31,19 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// The domains of a move with the step for each.
 pub struct Earlier {
-    lock: Lock,
     /// Whether the lock is held exclusively, which means that no other move is in progress.
     is_alone: bool,
     domains: BTreeMap<Domid, Found>,
 }
 
-struct Found {
+/// The states of a domain at both daemons, and the step for it.
+pub struct Found {
     here: Standing,
     there: Standing,
-    step: Step,
+    pub step: Step,
 }
 
-/// A domain that is to be moved in a batch, and its state at the source.
+/// A domain for the batches, and its state at the source.
 pub type Todo = (Domid, Source);
 
 /// The outcome of a domain that needs no batch.
@@ -57,13 +58,12 @@ pub struct Settled {
 }
 
 impl Earlier {
-    /// Queries both daemons for the states of the domains.
+    /// Queries both daemons for the states of the domains. Takes the lock of their moves, for [`Earlier::end`].
     ///
     /// # Errors
     /// A daemon does not reply; none of these domains exists.
-    pub fn find(route: &Route, domids: &Domids) -> Result<Earlier, ToolError> {
+    pub fn find(route: &Route, domids: &Domids, lock: &Lock) -> Result<Earlier, ToolError> {
         let Route { source, destination, .. } = route;
-        let lock = Lock::of([source.migration(), destination.migration()]);
         let mut is_alone = lock.take();
         let began = Instant::now();
         loop {
@@ -81,7 +81,7 @@ impl Earlier {
                         source.socket.clone(),
                         destination.socket.clone(),
                     )),
-                    false => Ok(Earlier { lock, is_alone, domains }),
+                    false => Ok(Earlier { is_alone, domains }),
                 };
             }
             thread::sleep(LOOK_EVERY);
@@ -92,6 +92,11 @@ impl Earlier {
     /// Returns the number of domains in the move.
     pub fn len(&self) -> usize {
         self.domains.len()
+    }
+
+    /// Iterates over the domains and the step for each.
+    pub fn steps(&self) -> impl Iterator<Item = (Domid, &Step)> {
+        self.domains.iter().map(|(domid, found)| (*domid, &found.step))
     }
 
     /// Leaves out the domains that no earlier move left in between, unless they are named individually and are not at
@@ -117,13 +122,13 @@ impl Earlier {
     }
 
     /// Completes or rolls back what an earlier move began. Returns the outcomes of the domains that are finished by
-    /// this, and the domains that still have to be moved. While the returned lock is held, others may move domains, but
-    /// none rolls back what another began.
+    /// this, and the domains that still have to be moved. The caller then shares the lock: while it is held, others may
+    /// move domains, but none rolls back what another began.
     ///
     /// # Errors
     /// One of the daemons cannot be reached.
-    pub fn end(self, route: &Route) -> Result<(Vec<Settled>, Vec<Todo>, Lock), ToolError> {
-        let Earlier { lock, is_alone, domains } = self;
+    pub fn end(self, route: &Route) -> Result<(Vec<Settled>, Vec<Todo>), ToolError> {
+        let Earlier { is_alone, domains } = self;
         let (mut settled, mut todo) = (Vec::new(), Vec::new());
         let (mut finish, mut take_back) = (Vec::new(), BTreeMap::new());
         for (domid, Found { here, there, step }) in domains {
@@ -151,13 +156,16 @@ impl Earlier {
         if !take_back.is_empty() {
             taken_back(route, &take_back, &mut settled, &mut todo)?;
         }
-        lock.share();
         todo.sort_by_key(|(domid, _)| *domid);
-        Ok((settled, todo, lock))
+        Ok((settled, todo))
     }
 }
 
-fn look(route: &Route, domids: &Domids) -> Result<BTreeMap<Domid, Found>, ToolError> {
+/// Queries both daemons for the states of domains, once, and decides the step for each.
+///
+/// # Errors
+/// A daemon does not reply.
+pub fn look(route: &Route, domids: &Domids) -> Result<BTreeMap<Domid, Found>, ToolError> {
     let of = |daemon: &Daemon| daemon.all_states(domids);
     let (mut here, mut there) = (of(&route.source)?, of(&route.destination)?);
     let mut ends = OtherEnds::new(domids);

@@ -1,16 +1,14 @@
-//! `xsctl export`: writes a file for each domain, and the marks with which `xsctl release` releases the domains.
+//! `xsctl export`: writes a file for each domain, or all domains to a pipe, and the marks with which `xsctl release`
+//! releases the domains.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use clap::ValueEnum;
-use rustix::fs::syncfs;
-
+use super::container;
 use super::daemon::{Daemon, listed};
 use super::error::{Done, ToolError};
+use super::export_sink::Sink;
 use super::marks::Marks;
 use super::places::{command, quoted};
 use super::replies::Replies;
@@ -18,6 +16,7 @@ use super::report::{Form, Line, Report, domains};
 use super::target::Target;
 use crate::protocol::Operation;
 use crate::types::{Domid, ranges};
+use clap::ValueEnum;
 
 /// Maximum number of exports of a domain that changes during its export. Each export takes a few milliseconds, so a
 /// domain that changes during all of them changes constantly.
@@ -44,7 +43,8 @@ impl Format {
 
 /// The options of an export.
 pub struct Mode {
-    pub directory: PathBuf,
+    /// The directory, or `-` for standard output.
+    pub output: PathBuf,
     pub format: Format,
     /// Domains that are quiesced together.
     pub batch: usize,
@@ -54,36 +54,33 @@ pub struct Mode {
 }
 
 /// Exports domains, which stay quiesced. Cost: the EXPORT of each batch, and its syncs to disk, three however many its
-/// files are.
+/// files are; or, on standard output, the memory of its streams.
 ///
 /// # Errors
-/// Those of the directory and the output. Domains that are not exported are reported.
+/// Those of the output. Domains that are not exported are reported.
 pub fn run(
     daemon: &Daemon,
     domids: &[Domid],
     mode: &Mode,
     stop: &AtomicBool,
 ) -> Result<Done, ToolError> {
-    let directory = &mode.directory;
-    fs::create_dir_all(directory).map_err(ToolError::file(directory))?;
-    if !mode.force && has_streams(directory).map_err(ToolError::file(directory))? {
-        let why = "it already contains streams; use --force to replace those of the same domains";
-        return Err(ToolError::Contents { path: directory.clone(), why: why.into() });
-    }
-    let marks = Marks::open(directory)?;
+    let (sink, marks) = Sink::open(&mode.output, mode.force)?;
     let report = Report::new(mode.form, "export", "exported", domids.len());
-    let handle = File::open(directory).map_err(ToolError::file(directory))?;
-    let mut exporting = Exporting { daemon, mode, handle, marks, report, still: BTreeSet::new() };
+    let mut exporting = Exporting { daemon, mode, sink, marks, report, still: BTreeSet::new() };
+    let mut result = Ok(());
     for some in domids.chunks(mode.batch) {
         if stop.load(Ordering::Relaxed) {
             break;
         }
         if let Err(failure) = exporting.batch(some) {
-            exporting.report.trouble(format!("{failure}; no further domain was exported"));
+            result = Err(failure);
             break;
         }
     }
-    let Exporting { still, mut report, .. } = exporting;
+    let Exporting { sink, marks, still, mut report, .. } = exporting;
+    if let Err(failure) = result.and_then(|()| sink.end(&marks)) {
+        report.trouble(format!("{failure}; no further domain was exported"));
+    }
     if !still.is_empty() {
         let count = domains(still.len());
         let (stand, them, are) = match still.len() {
@@ -91,24 +88,17 @@ pub fn run(
             _ => ("are", "them", "they are"),
         };
         let unquiesce = command("unquiesce", &daemon.socket, &ranges(still));
-        let [socket, directory] = [&daemon.socket, directory].map(|path| quoted(path));
+        let socket = quoted(&daemon.socket);
+        let from = match container::is_pipe(&mode.output) {
+            true => "FILE, a copy of the output".into(),
+            false => quoted(&mode.output),
+        };
         report.note(format!(
             "{count} {stand} quiesced; to serve {them} again: {unquiesce}; to end {them} here once \
-             {are} imported elsewhere: xsctl release --socket {socket} {directory}"
+             {are} imported elsewhere: xsctl release --socket {socket} {from}"
         ));
     }
     report.end()
-}
-
-/// Returns whether the directory has files of an export.
-fn has_streams(directory: &Path) -> io::Result<bool> {
-    let is_one = |entry: io::Result<fs::DirEntry>| {
-        let path = PathBuf::from(entry?.file_name());
-        let ends = [Format::Stream, Format::Libxl].map(Format::suffix);
-        Ok(path.extension().is_some_and(|end| ends.iter().any(|known| end == *known)))
-    };
-    let found: io::Result<Vec<bool>> = fs::read_dir(directory)?.map(is_one).collect();
-    Ok(found?.contains(&true))
 }
 
 /// Returns the message about a path that the daemon left out of a stream.
@@ -119,8 +109,7 @@ pub fn behind(path: &str) -> String {
 struct Exporting<'d> {
     daemon: &'d Daemon,
     mode: &'d Mode,
-    /// The directory, for its syncs.
-    handle: File,
+    sink: Sink,
     marks: Marks,
     report: Report,
     /// Domains that are quiesced now.
@@ -156,9 +145,8 @@ impl Exporting<'_> {
             }
         }
         self.keep(complete);
-        let safe = self.handle.sync_all().map_err(ToolError::file(&self.mode.directory));
-        let written = self.marks.write();
-        result.and(safe).and(written)
+        let written = self.sink.end_batch(&self.marks);
+        result.and(written)
     }
 
     /// Exports domains once, and adds the complete ones. Returns those to export again.
@@ -170,7 +158,7 @@ impl Exporting<'_> {
     ) -> Result<Vec<Domid>, ToolError> {
         let mut targets = Vec::new();
         for &domid in domids {
-            targets.push(Target::create(&self.mode.directory, self.mode.format, domid)?);
+            targets.push(self.sink.target(self.mode.format, domid)?);
         }
         let descriptors: Vec<_> = targets.iter().map(Target::descriptor).collect();
         let asked = self.daemon.ask(Operation::ExportDomains, &listed(domids), &descriptors);
@@ -206,16 +194,15 @@ impl Exporting<'_> {
         Ok(again)
     }
 
-    /// Makes the files of a batch permanent. One sync of the file system serves them all: one for each of a thousand
-    /// files would make the pause several times as long.
+    /// Makes the streams of a batch permanent, and reports their domains.
     fn keep(&mut self, complete: Vec<Complete>) {
-        let synced = syncfs(&self.handle);
+        let synced = self.sink.sync();
         for Complete { domid, target, strings, left_out } in complete {
             self.still.insert(domid);
             let name = Some(target.name());
             let kept = match synced {
-                Ok(()) => target.keep(),
-                Err(errno) => Err(ToolError::file(&self.mode.directory)(errno.into())),
+                Ok(()) => self.sink.keep(target),
+                Err(errno) => Err(ToolError::file(&self.mode.output)(errno.into())),
             };
             let line = match kept {
                 Ok(file) => {

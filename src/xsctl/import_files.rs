@@ -22,7 +22,7 @@ use crate::types::{Domid, ranges};
 
 /// The options of an import.
 pub struct Mode {
-    /// Stream files, and directories of them.
+    /// Stream files, directories of them, and containers, `-` for standard input.
     pub paths: Vec<PathBuf>,
     /// The domain of the single file in libxl's format, which does not name it.
     pub libxl: Option<Domid>,
@@ -151,7 +151,7 @@ impl Importing<'_> {
 
     /// Opens a stream that is not known to be another than the exported one.
     fn open(&self, path: &Path, report: &mut Report) -> Result<File, ToolError> {
-        let mut file = File::open(path).map_err(ToolError::file(path))?;
+        let mut file = self.files.open(path).map_err(ToolError::file(path))?;
         let format = if self.mode.libxl.is_some() { Format::Libxl } else { Format::Stream };
         for warning in self.files.check(path, &mut file, format)? {
             report.trouble(format!("{}: {warning}", path.display()));
@@ -162,7 +162,8 @@ impl Importing<'_> {
     /// Reports the errors found by parsing the streams. Returns their number.
     fn faults(&self, files: &[(&PathBuf, File)], report: &mut Report) -> usize {
         let faults = files.iter().filter_map(|(path, _)| {
-            let failure = check(path, self.mode.libxl).err()?;
+            let opened = self.files.open(path).map_err(ToolError::file(path));
+            let failure = opened.and_then(|file| check(path, file, self.mode.libxl)).err()?;
             Some((path, failure))
         });
         faults.map(|(path, failure)| of_file(path, &failure, report)).count()
@@ -193,8 +194,7 @@ fn of_file(path: &Path, failure: &ToolError, report: &mut Report) {
 }
 
 /// Parses a stream as the daemon does.
-fn check(path: &Path, libxl: Option<Domid>) -> Result<(), ToolError> {
-    let file = File::open(path).map_err(ToolError::file(path))?;
+fn check(path: &Path, file: File, libxl: Option<Domid>) -> Result<(), ToolError> {
     let read = Reader::new(BufReader::new(converted(path, file, libxl)?));
     let state = read.and_then(|mut reader| State::read(&mut reader));
     state.map(drop).map_err(|error| ToolError::of(path, error))

@@ -8,10 +8,9 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, recv};
-use zerocopy::IntoBytes;
 
 use super::tunnel::Address;
-use crate::protocol::{Frame, Header, Operation, frame};
+use crate::protocol::Input;
 use crate::transport::descriptors;
 
 /// Default timeout. A request for one domain takes milliseconds, so a daemon that is silent this long hangs, and the
@@ -21,19 +20,7 @@ pub const TIMEOUT: Duration = Duration::from_secs(60);
 pub struct Link {
     stream: UnixStream,
     timeout: Timespec,
-    received: Vec<u8>,
-}
-
-/// Encodes a request.
-pub fn message(operation: Operation, req_id: u32, payload: &[u8]) -> Vec<u8> {
-    let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
-    let header = Header {
-        kind: (operation as u32).into(),
-        req_id: req_id.into(),
-        tx_id: 0.into(),
-        len: len.into(),
-    };
-    [header.as_bytes(), payload].concat()
+    received: Input,
 }
 
 impl Link {
@@ -42,7 +29,7 @@ impl Link {
         let stream = address.connect()?;
         stream.set_write_timeout(Some(timeout))?;
         let timeout = timeout.try_into().map_err(|_| io::ErrorKind::InvalidInput)?;
-        Ok(Link { stream, timeout, received: Vec::new() })
+        Ok(Link { stream, timeout, received: Input::default() })
     }
 
     /// Returns whether there is nothing to read now, neither data nor end of file.
@@ -75,24 +62,15 @@ impl Link {
     /// Waits for the next message and returns its type, request id and payload.
     pub fn receive(&mut self) -> io::Result<(u32, u32, Vec<u8>)> {
         loop {
-            let (message, used) = match frame(&self.received) {
-                Frame::Message { header, payload, rest } => {
-                    let message = (header.kind.get(), header.req_id.get(), payload.to_vec());
-                    (message, self.received.len() - rest.len())
-                }
-                Frame::TooLong(_) => return Err(io::ErrorKind::InvalidData.into()),
-                Frame::Incomplete(_) => {
-                    self.wait()?;
-                    let mut bytes = [0; 16384];
-                    match retry_on_intr(|| rustix::io::read(&self.stream, &mut bytes))? {
-                        0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                        len => self.received.extend_from_slice(&bytes[..len]),
-                    }
-                    continue;
-                }
-            };
-            self.received.drain(..used);
-            return Ok(message);
+            if let Some(message) = self.received.take()? {
+                return Ok((message.kind, message.req_id, message.payload.to_vec()));
+            }
+            self.wait()?;
+            let mut bytes = [0; 16384];
+            match retry_on_intr(|| rustix::io::read(&self.stream, &mut bytes))? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                len => self.received.buffer().extend_from_slice(&bytes[..len]),
+            }
         }
     }
 }

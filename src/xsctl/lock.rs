@@ -23,7 +23,7 @@ pub struct Lock {
 
 impl Lock {
     /// Opens the directories of migration sockets without locking them.
-    pub fn of<const COUNT: usize>(sockets: [&Address; COUNT]) -> Lock {
+    pub fn of<'a>(sockets: impl IntoIterator<Item = &'a Address>) -> Lock {
         let mut directories: Vec<File> = Vec::new();
         let mut tunnels = Vec::new();
         for socket in sockets {
@@ -68,6 +68,22 @@ impl Lock {
         }
         self.tunnels.iter().for_each(|tunnel| tunnel.share());
     }
+
+    /// Releases the locks.
+    pub fn release(&self) {
+        for directory in self.directories.iter().flatten() {
+            // It also ends with the descriptor.
+            let _ = flock(directory, FlockOperation::Unlock);
+        }
+        self.tunnels.iter().for_each(|tunnel| tunnel.release());
+    }
+}
+
+/// The end of a tunnel outlives a lock, so each lock there is released explicitly.
+impl Drop for Lock {
+    fn drop(&mut self) {
+        self.release();
+    }
 }
 
 fn identity(file: &File) -> Option<(u64, u64)> {
@@ -91,7 +107,7 @@ mod tests {
         assert!(!first.take(), "the second has a shared one");
         drop(first);
         assert!(second.take());
-        drop(second);
+        second.release();
         assert!(both().take());
         let absent = Address::Socket("/nonexistent/socket".into());
         assert!(!Lock::of([&absent, &sockets[0]]).take());

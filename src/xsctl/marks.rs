@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::client::{Client, ClientError};
+use super::container::Container;
 use super::domids::Domids;
 use super::error::{Done, ToolError};
 use super::places::command;
@@ -52,7 +53,7 @@ impl Exported {
 pub struct FileState {
     #[serde(rename = "file")]
     pub name: String,
-    bytes: u64,
+    pub bytes: u64,
     digest: String,
 }
 
@@ -78,6 +79,30 @@ pub struct Marks {
 }
 
 impl Marks {
+    /// Makes marks without a domain.
+    pub fn none(path: PathBuf) -> Marks {
+        Marks { path, marks: BTreeMap::new() }
+    }
+
+    /// Parses the contents of `path`.
+    ///
+    /// # Errors
+    /// They are malformed.
+    pub fn parse(path: PathBuf, contents: &[u8]) -> Result<Marks, ToolError> {
+        match serde_json::from_slice(contents) {
+            Ok(marks) => Ok(Marks { path, marks }),
+            Err(error) => Err(ToolError::Contents { path, why: error.to_string() }),
+        }
+    }
+
+    /// Returns the contents of the file.
+    ///
+    /// # Errors
+    /// Never, since the marks are plain values.
+    pub fn text(&self) -> io::Result<Vec<u8>> {
+        serde_json::to_vec_pretty(&self.marks).map_err(io::Error::other)
+    }
+
     /// Reads the marks in a directory; empty if it has none.
     ///
     /// # Errors
@@ -88,10 +113,7 @@ impl Marks {
             Err(error) if error.kind() == io::ErrorKind::NotFound => b"{}".to_vec(),
             read => read.map_err(ToolError::file(&path))?,
         };
-        match serde_json::from_slice(&bytes) {
-            Ok(marks) => Ok(Marks { path, marks }),
-            Err(error) => Err(ToolError::Contents { path, why: error.to_string() }),
-        }
+        Marks::parse(path, &bytes)
     }
 
     /// Sets the mark and the file of an exported domain.
@@ -130,8 +152,7 @@ impl Marks {
     /// Those of the file.
     pub fn write(&self) -> Result<(), ToolError> {
         let part = self.path.with_extension("json.part");
-        let written = serde_json::to_vec_pretty(&self.marks).map_err(io::Error::other);
-        written
+        self.text()
             .and_then(|bytes| {
                 let mut file = private(&part)?;
                 file.write_all(&bytes)?;
@@ -147,9 +168,8 @@ impl Marks {
         format!("{path}: an older xsctl wrote it, without digests: damage to files is not noticed")
     }
 
-    /// Returns a sentence on the difference of a file in this directory from the exported one. Cost: reads it.
-    fn damage(&self, directory: &Path, file: &FileState) -> Option<String> {
-        let opened = File::open(directory.join(&file.name));
+    /// Returns a sentence on the difference of a file from the exported one. Cost: reads it.
+    fn damage(&self, opened: io::Result<Box<dyn Read + '_>>, file: &FileState) -> Option<String> {
         let why = match opened.and_then(|contents| FileState::of(file.name.clone(), contents)) {
             Ok(found) => self.difference(&found)?,
             Err(error) => error.to_string(),
@@ -158,8 +178,8 @@ impl Marks {
     }
 }
 
-/// Releases all or some of the domains exported into a directory, provided that they and their files are unchanged:
-/// the commit point (docs/MIGRATION.md). A damaged file may be the only copy of what this host then gives up.
+/// Releases all or some of the domains exported into a directory or a container, provided that they and their files are
+/// unchanged: the commit point (docs/MIGRATION.md). A damaged file may be the only copy of what this host then gives up.
 ///
 /// # Errors
 /// There are no marks; the daemon cannot be reached; the output cannot be written.
@@ -169,7 +189,19 @@ pub fn release(
     only: Option<&Domids>,
     form: Form,
 ) -> Result<Done, ToolError> {
-    let all = Marks::open(directory)?;
+    let (all, streams) = match Container::at(directory)? {
+        Some(Container { marks, streams }) => (marks, Some(streams)),
+        None => (Marks::open(directory)?, None),
+    };
+    let opened = |name: &str| -> io::Result<Box<dyn Read + '_>> {
+        match &streams {
+            Some(streams) => match streams.get(name) {
+                Some(bytes) => Ok(Box::new(bytes.as_slice())),
+                None => Err(io::ErrorKind::NotFound.into()),
+            },
+            None => Ok(Box::new(File::open(directory.join(name))?)),
+        }
+    };
     let numbers = only.map(Domids::numbers);
     let is_meant =
         |number: u16| numbers.as_ref().is_none_or(|all| all.contains_key(&Domid(number)));
@@ -185,7 +217,7 @@ pub fn release(
     }
     let mut marks = Vec::new();
     for (&number, exported) in meant {
-        match exported.file().and_then(|file| all.damage(directory, file)) {
+        match exported.file().and_then(|file| all.damage(opened(&file.name), file)) {
             Some(why) => report.domain(&Line::new(Domid(number), Some(why))),
             None => marks.push((Domid(number), exported.mark())),
         }

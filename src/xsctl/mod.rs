@@ -3,6 +3,8 @@
 //!
 //! ```text
 //!     move      move_batches: jobs > batch: EXPORT | IMPORT, INTRODUCE, RELEASE, UNQUIESCE ---> places
+//!     move --domains -: move_lines: the lines that have arrived > batch
+//!     evacuate  a plan of several hosts, each as a move
 //!     export    EXPORT ---> a file each, marks          release   marks ---> RELEASE
 //!     unquiesce, status, move --resume: DOMAIN_STATES of both ends ---> standing, step, other_end
 //!     import    files ---> IMPORT, INTRODUCE            introduce, quiesce, unquiesce, discard
@@ -15,15 +17,19 @@
 
 mod batch;
 mod client;
+mod container;
 mod control;
 mod daemon;
 mod diff;
 mod domids;
 mod earlier;
 mod error;
+mod evacuate;
 mod export_files;
+mod export_sink;
 mod import_files;
 mod input;
+mod input_lines;
 mod inspect;
 mod introduce;
 mod libxl_file;
@@ -32,26 +38,32 @@ mod link;
 mod lock;
 mod marks;
 mod move_batches;
+mod move_lines;
+mod moves;
 mod next;
 mod options;
 mod other_end;
+mod pace;
 mod places;
+mod plan;
 mod progress;
 mod replies;
 mod report;
 mod requests;
 mod resume;
+mod route;
 mod show;
 mod standing;
 mod status;
 mod step;
 mod stream_files;
+mod survey;
 mod target;
 mod tunnel;
 mod unquiesce;
 
 use std::ffi::OsString;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -62,9 +74,11 @@ use client::{Client, Each};
 use daemon::Daemon;
 use domids::Domids;
 pub use error::{Done, ToolError};
+use evacuate::spread::Spread;
 use export_files::Format;
 use input::Input;
 use options::{Command, Options};
+use tunnel::{STDIO, Tunnel};
 
 /// Runs `xsctl` with the given command line (`argv[0]` included).
 ///
@@ -109,18 +123,26 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Done, ToolEr
             }
             introduce::run(&common.socket(), &domains, port, common.form())
         }
-        Command::Export { common, domains, directory, batch, format, force } => {
+        Command::Export { common, domains, output, batch, format, force } => {
+            let is_pipe = container::is_pipe(&output);
+            if is_pipe && (format != Format::Stream || io::stdout().is_terminal()) {
+                return Err(usage(
+                    "-o - takes the default format, and writes no streams to a terminal",
+                ));
+            }
             let daemon = Daemon::find(common.socket())?;
             let domids = meant(&daemon, &domains)?;
-            let (batch, form) = (batch.size(), common.form());
-            let mode = export_files::Mode { directory, format, batch, force, form };
+            let form = report::Form { aside: is_pipe, ..common.form() };
+            let mode = export_files::Mode { output, format, batch: batch.size(), force, form };
             export_files::run(&daemon, &domids, &mode, &*stop()?)
         }
         Command::Import { common, paths, dry_run, introduce, batch, format, domain } => {
             let of_format = match (format, domain, &paths[..]) {
                 (Format::Stream, None, _) => true,
                 // The format contains neither the domid nor the event channel.
-                (Format::Libxl, Some(_), [file]) => !introduce && !file.is_dir(),
+                (Format::Libxl, Some(_), [file]) => {
+                    !introduce && !file.is_dir() && !container::is_pipe(file)
+                }
                 _ => false,
             };
             if !of_format {
@@ -129,27 +151,40 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Done, ToolEr
                      format takes; it excludes --introduce",
                 ));
             }
+            if paths.iter().any(|path| container::is_pipe(path)) && io::stdin().is_terminal() {
+                return Err(usage(
+                    "a terminal has no streams; pipe the output of xsctl export -o -",
+                ));
+            }
             let daemon = Daemon::find(common.socket())?;
             let (batch, form) = (batch.size(), common.form());
             let mode = import_files::Mode { paths, libxl: domain, dry_run, introduce, batch, form };
             import_files::run(&daemon, &mode, &*stop()?)
         }
-        Command::Move { common, domains, to, resume, batch, jobs, tries } => {
+        Command::Evacuate { common, plan, spread, by, output, dry_run, batch, jobs, tries } => {
             let begun = Instant::now();
             let source = Daemon::find(common.socket())?;
-            let destination = Daemon::find(to)?;
-            if source.is_same(&destination) {
-                return Err(usage("--to names the source daemon; name another one"));
+            let form = common.form();
+            let Some(plan) = plan else {
+                let spread =
+                    Spread { to: &spread, by, output: output.as_deref(), is_json: form.json };
+                return evacuate::spread::run(&source, &spread);
+            };
+            let each =
+                move_batches::Mode { batch: batch.size(), jobs: 1, form, begun, pause_max: None };
+            let mode = evacuate::Mode { each, hosts: jobs.into(), tries, is_dry: dry_run };
+            evacuate::run(&source, &plan, &mode)
+        }
+        Command::Move { how, to } => moves::run(how, to, false),
+        Command::Send { how } => {
+            if io::stdin().is_terminal() || io::stdout().is_terminal() {
+                return Err(usage("send: a terminal is no xsctl receive"));
             }
-            let has_digests = source.has_digests() && destination.has_digests();
-            let route = batch::Route { source, destination, tries, has_digests };
-            let (batch, form) = (batch.size(), common.form());
-            let domains = domains.unwrap_or_else(Domids::all);
-            if resume {
-                return resume::run(&route, &domains, form);
-            }
-            let mode = move_batches::Mode { batch, jobs: jobs.into(), form, begun };
-            move_batches::run(&route, &domains, &mode, &*stop()?)
+            Tunnel::start_on_stdio().map_err(|error| ToolError::Daemon {
+                socket: STDIO.into(),
+                why: format!("cannot connect: {error}"),
+            })?;
+            moves::run(how, STDIO.into(), true)
         }
     }
 }

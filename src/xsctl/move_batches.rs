@@ -3,16 +3,19 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::batch::{Moving, Route, carry};
+use super::batch::{Moving, carry};
 use super::domids::Domids;
 use super::earlier::{Earlier, Settled, Todo};
 use super::error::{Done, ToolError};
 use super::places::{Source, explain};
-use super::report::{Form, Line, Report, millis, were};
+use super::report::{Form, Line, Report, domains, millis, were};
+use super::route::Route;
+use super::survey::Survey;
+use crate::transport::descriptors::DESCRIPTORS_MAX;
 use crate::types::Domid;
 
 /// The options of a move.
@@ -25,6 +28,16 @@ pub struct Mode {
     pub form: Form,
     /// When the search for the daemons started.
     pub begun: Instant,
+    /// The longest pause, which sets the size of the batches.
+    pub pause_max: Option<Duration>,
+}
+
+impl Mode {
+    /// Returns the size of the batches for these domains.
+    pub fn batch_of(&self, survey: &Survey, route: &Route) -> usize {
+        let by_pause = |pause| survey.batch(pause, DESCRIPTORS_MAX, route);
+        self.pause_max.map_or(self.batch, by_pause)
+    }
 }
 
 /// Moves domains, grouped by the source's shard: a batch then interrupts few threads, and other shards' guests are not
@@ -39,12 +52,37 @@ pub fn run(
     mode: &Mode,
     stop: &AtomicBool,
 ) -> Result<Done, ToolError> {
-    let earlier = Earlier::find(route, domids)?;
+    let lock = route.lock();
+    let earlier = Earlier::find(route, domids, &lock)?;
     let report = Report::new(mode.form, "move", "moved", earlier.len()).since(mode.begun);
-    let (settled, todo, _lock) = earlier.end(route)?;
+    let (settled, todo) = earlier.end(route)?;
+    lock.share();
     let report = Mutex::new(report);
     of_earlier(route, settled, &mut report.lock());
-    let todo = by_shard(&todo, route.source.shards());
+    let batch = match mode.pause_max {
+        Some(pause_max) => by_pause(route, &todo, mode, pause_max, &mut report.lock())?,
+        None => mode.batch,
+    };
+    batches(route, &todo, &Mode { batch, ..*mode }, stop, |moved| {
+        let mut report = report.lock();
+        match moved {
+            Ok(lines) => lines.iter().for_each(|line| report.domain(line)),
+            Err(failure) => report.trouble(format!("{failure}; no further domain was moved")),
+        }
+    });
+    report.into_inner().end()
+}
+
+/// Moves domains in batches of `mode.batch`, and passes the lines of each batch to `report`, or the error that ends all
+/// of them. Sets `stop` at such an error.
+pub fn batches(
+    route: &Route,
+    todo: &[Todo],
+    mode: &Mode,
+    stop: &AtomicBool,
+    report: impl Fn(Result<Vec<Line>, ToolError>) + Sync,
+) {
+    let todo = by_shard(todo, route.source.shards());
     run_parallel(mode.jobs, todo.chunks(mode.batch), |next| {
         let mut kept = None;
         while !stop.load(Ordering::Relaxed)
@@ -56,19 +94,34 @@ pub fn run(
             }
             // No domain of this batch is quiesced while the report is written. The report is written on this thread,
             // because waking another one costs a tenth of a batch.
-            let mut report = report.lock();
-            match carried {
-                Ok(domains) => of_batch(route, &domains, &mut report),
-                Err(failure) => report.trouble(format!("{failure}; no further domain was moved")),
-            }
+            report(carried.map(|domains| lines(route, &domains)));
         }
     });
-    report.into_inner().end()
+}
+
+/// Chooses the size of the batches by the estimated pause, and notes it.
+fn by_pause(
+    route: &Route,
+    todo: &[Todo],
+    mode: &Mode,
+    pause_max: Duration,
+    report: &mut Report,
+) -> Result<usize, ToolError> {
+    let domids: Vec<Domid> = todo.iter().map(|(domid, _)| *domid).collect();
+    let survey = Survey::of(route, &domids)?;
+    let batch = mode.batch_of(&survey, route);
+    let pause = survey.longest_pause(batch, route);
+    let (ms, max) = (millis(pause), millis(pause_max));
+    report.note(match pause <= pause_max {
+        true => format!("batches of {}: estimated pause at most {ms:.1} ms", domains(batch)),
+        false => format!("estimated pause {ms:.1} ms, more than {max} ms even of a single domain"),
+    });
+    Ok(batch)
 }
 
 /// Runs `jobs` instances of `job` in parallel, one of them on this thread; fewer if the system refuses threads. Each
 /// instance takes the next item when it is ready for one.
-fn run_parallel<T: Send>(
+pub fn run_parallel<T: Send>(
     jobs: usize,
     items: impl Iterator<Item = T> + Send,
     job: impl Fn(&dyn Fn() -> Option<T>) + Sync,
@@ -92,10 +145,8 @@ fn by_shard(todo: &[Todo], shards: u16) -> Vec<Todo> {
     todo
 }
 
-fn of_batch(route: &Route, domains: &BTreeMap<Domid, Moving>, report: &mut Report) {
-    for (&domid, moving) in domains {
-        report.domain(&line(route, domid, moving));
-    }
+fn lines(route: &Route, domains: &BTreeMap<Domid, Moving>) -> Vec<Line> {
+    domains.iter().map(|(&domid, moving)| line(route, domid, moving)).collect()
 }
 
 /// Returns the report of a domain that was transferred, or found in such a state.
@@ -116,7 +167,8 @@ pub fn line(route: &Route, domid: Domid, moving: &Moving) -> Line {
     }
 }
 
-fn sentence(parts: &[&str], commands: &[String]) -> String {
+/// Joins the clauses of an error, and appends the commands that resolve it.
+pub fn sentence(parts: &[&str], commands: &[String]) -> String {
     let commands = commands.join("; ");
     let sep = if commands.is_empty() { "" } else { ": " };
     format!("{}{sep}{commands}", parts.join("; "))
@@ -125,17 +177,9 @@ fn sentence(parts: &[&str], commands: &[String]) -> String {
 /// Reports the domains that need no batch.
 pub fn of_earlier(route: &Route, settled: Vec<Settled>, report: &mut Report) {
     let mut moved = 0;
-    for Settled { domid, moving, left, names } in settled {
-        moved += usize::from(moving.error.is_none() && left.is_none());
-        let line = match (left, names) {
-            (Some((why, commands)), Some([source, destination])) => Line {
-                source: Some(source),
-                destination: Some(destination),
-                commands: commands.clone(),
-                ..Line::new(domid, Some(sentence(&[&why], &commands)))
-            },
-            _ => line(route, domid, &moving),
-        };
+    for settled in settled {
+        let line = settled_line(route, settled);
+        moved += usize::from(line.done);
         report.domain(&line);
     }
     if moved > 0 {
@@ -143,11 +187,23 @@ pub fn of_earlier(route: &Route, settled: Vec<Settled>, report: &mut Report) {
     }
 }
 
+/// Returns the report of a domain that needs no batch.
+pub fn settled_line(route: &Route, settled: Settled) -> Line {
+    let Settled { domid, moving, left, names } = settled;
+    match (left, names) {
+        (Some((why, commands)), Some([source, destination])) => Line {
+            source: Some(source),
+            destination: Some(destination),
+            commands: commands.clone(),
+            ..Line::new(domid, Some(sentence(&[&why], &commands)))
+        },
+        _ => line(route, domid, &moving),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    use std::time::Duration;
 
     #[test]
     fn jobs_run_in_parallel() {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::daemon::Daemon;
-use super::other_end::{by_force, resume};
+use super::other_end::{by_force, is_end, resume};
 use super::places::command;
 use super::standing::Standing;
 use super::step::{Sockets, Step, step};
@@ -11,7 +11,7 @@ use crate::types::{Domid, Presence};
 
 /// What goes on with a domain.
 pub struct Next {
-    /// What is to be known or decided.
+    /// A clause: what the user has to know or decide.
     pub why: String,
     /// The commands, in order.
     pub commands: Vec<String>,
@@ -50,7 +50,7 @@ pub fn at_both(
 /// Returns what goes on with a domain of which only the state at one daemon is known.
 pub fn here_only(domid: Domid, here: &Standing, socket: &Path) -> Next {
     let of = |name| command(name, socket, &domid.to_string());
-    let has_end = here.to.starts_with('/');
+    let has_end = is_end(&here.to);
     match here.presence {
         Presence::Absent => next("it is not here", Vec::new()),
         Presence::Running => next("it runs here", Vec::new()),

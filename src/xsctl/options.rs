@@ -2,23 +2,24 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use super::domids::Domids;
+use super::evacuate::HOSTS_AT_ONCE_MAX;
+use super::evacuate::spread::By;
 use super::export_files::Format;
+use super::pace;
 use super::report::Form;
 use crate::types::Domid;
 
 /// The directory in which C xenstored has its socket and clients look for it.
 const RUN_DIRECTORY: &str = "/var/run/xenstored";
 
-/// Default batch size of a move. With two domains the move takes a quarter less time, but each is paused longer, and
-/// domains that stay wait twice as long (docs/BENCHMARKS.md, Batches and jobs).
-const MOVED_TOGETHER: u8 = 1;
-/// Default number of parallel batches of a move. On two cores a second one shortens the move, but domains that stay
-/// wait longer than the limit.
-const MOVED_AT_ONCE: u8 = 1;
+/// Default number of hosts to which domains are moved in parallel: half of the connections that the source's migration
+/// socket serves at once, so that other tools have room.
+const HOSTS_AT_ONCE: u8 = 4;
 /// Default number of files per batch. A larger batch saves no time, and a faulty file in a smaller batch delays fewer
 /// others.
 const FILES_TOGETHER: u8 = 50;
@@ -69,21 +70,41 @@ pub enum Command {
     /// Move domains to another daemon, of this or another host
     Move {
         #[command(flatten)]
-        common: Common,
-        /// Domains, such as 1-1000,1005; a range selects those in any state here or imported there
-        #[arg(long, value_name = "LIST", required_unless_present = "resume")]
-        domains: Option<Domids>,
+        how: MoveOptions,
         /// Destination daemon: a socket, ssh://[user@]host[:port][/socket], or exec:COMMAND for a command that runs
         /// xsctl receive there
         #[arg(long, value_name = "SOCKET|URL")]
         to: PathBuf,
-        /// Finish or take back what earlier moves left, of all domains by default; move no other domain
-        #[arg(long)]
-        resume: bool,
+    },
+    /// Move domains to the daemon of an xsctl receive at the other end of standard input and output
+    Send {
         #[command(flatten)]
-        batch: Batch<MOVED_TOGETHER>,
-        /// Batches moved in parallel
-        #[arg(long, default_value_t = MOVED_AT_ONCE, value_parser = clap::value_parser!(u8).range(1..=4))]
+        how: MoveOptions,
+    },
+    /// Move domains to several hosts by a plan, or make such a plan
+    Evacuate {
+        #[command(flatten)]
+        common: Common,
+        /// Plan, in TOML or JSON: the domains of each host. The same plan again goes on
+        #[arg(long, value_name = "FILE", required_unless_present = "spread")]
+        plan: Option<PathBuf>,
+        /// Make a plan from the domains that are here, and move nothing: destinations as of move --to, separated by
+        /// commas
+        #[arg(long, value_name = "SOCKET|URL", value_delimiter = ',', conflicts_with = "plan")]
+        spread: Vec<String>,
+        /// What each host of --spread gets an equal part of
+        #[arg(long, value_enum, default_value_t = By::Nodes, conflicts_with = "plan")]
+        by: By,
+        /// File of the plan, which must not exist; JSON if it ends in .json [default: standard output]
+        #[arg(short = 'o', long = "output", value_name = "FILE", conflicts_with = "plan")]
+        output: Option<PathBuf>,
+        /// Connect to all hosts and report which domains would be moved; move nothing
+        #[arg(long, short = 'n', conflicts_with = "spread")]
+        dry_run: bool,
+        #[command(flatten)]
+        batch: Batch<1>,
+        /// Hosts in parallel
+        #[arg(long, default_value_t = HOSTS_AT_ONCE, value_parser = clap::value_parser!(u8).range(1..=HOSTS_AT_ONCE_MAX))]
         jobs: u8,
         /// Maximum number of transfers of a domain that changes during its move
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
@@ -95,9 +116,9 @@ pub enum Command {
         common: Common,
         #[command(flatten)]
         domains: Domains,
-        /// Directory of the files; created if it does not exist
-        #[arg(short = 'o', long = "output", value_name = "DIR")]
-        directory: PathBuf,
+        /// Directory of the files, created if it does not exist; - for all of them on standard output
+        #[arg(short = 'o', long, value_name = "DIR")]
+        output: PathBuf,
         #[command(flatten)]
         batch: Batch<FILES_TOGETHER>,
         /// Format of the files
@@ -111,7 +132,7 @@ pub enum Command {
     Import {
         #[command(flatten)]
         common: Common,
-        /// Directory of an export, or files
+        /// Directory of an export, or files; - for standard input
         #[arg(required = true, value_name = "DIR|FILE")]
         paths: Vec<PathBuf>,
         /// Change nothing; report the outcome for each domain
@@ -136,8 +157,8 @@ pub enum Command {
         /// Release only these domains
         #[arg(long, value_name = "LIST")]
         domains: Option<Domids>,
-        /// Directory of the export
-        #[arg(value_name = "DIR")]
+        /// Directory of the export, or a copy of its output; - for standard input
+        #[arg(value_name = "DIR|FILE")]
         directory: PathBuf,
     },
     /// Introduce domains that were released or imported here; they stay quiesced
@@ -233,7 +254,9 @@ impl Command {
     /// Returns the `--socket` given after the command, if the command takes one.
     fn socket(&mut self) -> Option<&mut Option<PathBuf>> {
         match self {
-            Command::Move { common, .. }
+            Command::Move { how: MoveOptions { common, .. }, .. }
+            | Command::Send { how: MoveOptions { common, .. } }
+            | Command::Evacuate { common, .. }
             | Command::Export { common, .. }
             | Command::Import { common, .. }
             | Command::Release { common, .. }
@@ -270,7 +293,56 @@ impl Common {
 
     /// Returns the form of the output.
     pub fn form(&self) -> Form {
-        Form { json: self.json, quiet: self.quiet }
+        Form { json: self.json, quiet: self.quiet, aside: false }
+    }
+}
+
+/// The options of a move to any destination.
+#[derive(Debug, Args)]
+pub struct MoveOptions {
+    #[command(flatten)]
+    pub common: Common,
+    /// Domains, such as 1-1000,1005; a range selects those in any state here or imported there; - for a domid on
+    /// each line of standard input, which gets a line as its reply
+    #[arg(long, value_name = "LIST", required_unless_present = "resume")]
+    pub domains: Option<Moved>,
+    /// Finish or take back what earlier moves left, of all domains by default; move no other domain
+    #[arg(long)]
+    pub resume: bool,
+    /// Show what the move would do with each domain, and its estimated pause; change nothing
+    #[arg(long, conflicts_with = "resume")]
+    pub plan: bool,
+    /// Make batches as large as a pause of this many milliseconds allows, by the estimate of --plan
+    #[arg(long, value_name = "MS", conflicts_with_all = ["batch", "resume"], value_parser = clap::value_parser!(u32).range(1..))]
+    pub pause_max: Option<u32>,
+    /// Maximum number of bytes of streams per second, such as 10M
+    #[arg(long, value_name = "N", value_parser = pace::parse)]
+    pub rate: Option<u64>,
+    /// Domains per request, which are quiesced together [default: 1; more if the other host is far, by its round trip]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=253))]
+    pub batch: Option<u8>,
+    /// Batches moved in parallel [default: 1; 4 if the other host is far]
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=4))]
+    pub jobs: Option<u8>,
+    /// Maximum number of transfers of a domain that changes during its move
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub tries: u32,
+}
+
+/// The domains of a move.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Moved {
+    /// Those of a list.
+    Domids(Domids),
+    /// Those that arrive on standard input.
+    Lines,
+}
+
+impl FromStr for Moved {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Moved, String> {
+        if text == "-" { Ok(Moved::Lines) } else { text.parse().map(Moved::Domids) }
     }
 }
 

@@ -7,7 +7,7 @@ use super::daemon::Daemon;
 use super::domids::Domids;
 use super::places::{command, quoted};
 use super::standing::{Kinship, Standing};
-use super::tunnel::is_url;
+use super::tunnel::{STDIO, is_url};
 use crate::types::{Domid, Presence};
 
 /// The daemons at the other ends, each asked once, by the text that names it.
@@ -36,10 +36,10 @@ impl<'d> OtherEnds<'d> {
     /// # Errors
     /// As of [`OtherEnds::of`].
     pub fn of_noted(&mut self, to: &str) -> Result<&OtherEnd, String> {
-        match to.starts_with("exec:") {
-            true => Err("a command that a daemon has noted is not run; name it with --to".into()),
-            false => self.of(to),
+        if to.starts_with("exec:") {
+            return Err("a command that a daemon has noted is not run; name it with --to".into());
         }
+        self.of(to)
     }
 
     /// Returns the daemon that a text names: the path of its socket, or the URL of its host.
@@ -54,7 +54,7 @@ impl<'d> OtherEnds<'d> {
 }
 
 fn ask(to: &str, domids: &Domids) -> Result<OtherEnd, String> {
-    if !to.starts_with('/') && !is_url(Path::new(to)) {
+    if !is_end(to) {
         return Err("it is neither the path of a socket nor the URL of a host".into());
     }
     let daemon = Daemon::find(to.into()).map_err(|error| error.to_string())?;
@@ -67,6 +67,12 @@ impl OtherEnd {
     pub fn standing(&self, domid: Domid) -> Standing {
         self.states.get(&domid).cloned().unwrap_or_else(Standing::absent)
     }
+}
+
+/// Whether a text names a daemon: the path of its socket, or the URL of its host. A destination without such a name is
+/// noted as `-`.
+pub fn is_end(to: &str) -> bool {
+    to.starts_with('/') || is_url(Path::new(to)) && to != STDIO
 }
 
 /// Returns another end as a user names it with the absolute path, if it is one.
@@ -144,6 +150,11 @@ pub fn by_force(domid: Domid, socket: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn destination_without_a_name_is_no_end() {
+        assert!(is_end("/run/socket") && is_end("ssh://host") && !is_end("-") && !is_end(""));
+    }
 
     #[test]
     fn domain_is_served_only_if_the_other_end_cannot_serve_it() {

@@ -16,6 +16,9 @@ pub struct Line {
     /// The domain; `None` for a file whose domain is unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub domid: Option<u16>,
+    /// The destination of one of several hosts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
     /// Whether the command succeeded for the domain.
     pub done: bool,
     /// Why it failed.
@@ -24,6 +27,9 @@ pub struct Line {
     /// Number of nodes in the domain's stream.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nodes: Option<u64>,
+    /// The line of input that is no domid.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<String>,
     /// The file to which the domain was written, or that could not be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
@@ -57,6 +63,30 @@ impl Line {
     pub fn of_file(path: &Path, error: String) -> Line {
         let file = Some(path.display().to_string());
         Line { file, error: Some(error), ..Line::default() }
+    }
+
+    /// Makes the line of an input line that is no domid.
+    pub fn of_input(line: &str, error: String) -> Line {
+        Line { line: Some(line.to_owned()), error: Some(error), ..Line::default() }
+    }
+
+    /// Returns the outcome as one line, the reply to a line of input.
+    fn reply(&self, verb: &str) -> String {
+        let subject = self.domid.map(|domid| domid.to_string()).or_else(|| self.line.clone());
+        let mut text = format!("{} ", subject.unwrap_or_default());
+        match &self.error {
+            Some(error) => text += &format!("failed: {error}"),
+            None => {
+                text += verb;
+                let nodes = self.nodes.filter(|nodes| *nodes > 0);
+                text += &nodes.map_or(String::new(), |n| format!(", {}", counted(n, "node")));
+                text += &self.pause_ms.map_or(String::new(), |ms| format!(", pause {ms:.1} ms"));
+            }
+        }
+        if !self.left_out.is_empty() {
+            text += &format!("; left out: {}", self.left_out.join(", "));
+        }
+        text
     }
 
     /// Returns the subject of the line's messages.
@@ -93,19 +123,29 @@ struct Last<'s> {
 
 /// Percentiles of the domains' pauses.
 #[derive(Debug, Serialize)]
-struct Pause {
-    p50_ms: f64,
-    p99_ms: f64,
-    max_ms: f64,
+pub struct Pause {
+    pub p50_ms: f64,
+    pub p99_ms: f64,
+    pub max_ms: f64,
+}
+
+impl Pause {
+    /// Formats the pauses as a part of a summary.
+    pub fn text(&self) -> String {
+        let Pause { p50_ms, p99_ms, max_ms } = self;
+        format!("; pause p50 {p50_ms:.1} p99 {p99_ms:.1} max {max_ms:.1} ms")
+    }
 }
 
 /// The verbosity and form of the output.
 #[derive(Clone, Copy, Debug)]
 pub struct Form {
-    /// Whether to print JSON on standard output.
+    /// Whether to print JSON.
     pub json: bool,
     /// Whether to print only errors.
     pub quiet: bool,
+    /// Whether standard output is taken, so that the report goes to standard error.
+    pub aside: bool,
 }
 
 /// Writer of the report. If the output cannot be written, the command continues, because domains are under way; the
@@ -115,6 +155,8 @@ pub struct Report {
     command: &'static str,
     /// The past participle of the command's verb, for messages.
     verb: &'static str,
+    /// Whether each domain has a line on standard output, the reply to a line of input.
+    has_replies: bool,
     progress: Progress,
     begun: Instant,
     total: usize,
@@ -134,6 +176,7 @@ impl Report {
             form,
             command,
             verb,
+            has_replies: false,
             progress: Progress::new(total, form.quiet),
             begun: Instant::now(),
             total,
@@ -145,6 +188,22 @@ impl Report {
             troubles: Vec::new(),
             output: Ok(()),
         }
+    }
+
+    /// Makes the report of a command that replies to each line of its input with a line of output.
+    pub fn of_lines(form: Form, command: &'static str, verb: &'static str) -> Report {
+        let progress = Progress::new(0, true);
+        Report { has_replies: true, progress, ..Report::new(form, command, verb, 0) }
+    }
+
+    /// Whether all of the report so far could be written.
+    pub fn is_written(&self) -> bool {
+        self.output.is_ok()
+    }
+
+    /// Counts lines of input that were not started.
+    pub fn left_unstarted(&mut self, lines: usize) {
+        self.total += lines;
     }
 
     /// Sets the time at which the command began.
@@ -163,8 +222,11 @@ impl Report {
         self.failed += usize::from(!line.done);
         self.nodes += line.nodes.filter(|_| line.done).unwrap_or(0);
         self.pauses.extend(line.pause_ms);
+        self.total += usize::from(self.has_replies);
         if self.form.json {
             self.json(line);
+        } else if self.has_replies {
+            self.print(&line.reply(self.verb));
         } else {
             let said = line.error.iter().cloned();
             let left_out = (!line.left_out.is_empty())
@@ -218,10 +280,10 @@ impl Report {
                 text += &format!(", {}", counted(self.nodes, "node"));
             }
             text += &format!(", in {seconds:.3} s");
-            if let Some(Pause { p50_ms, p99_ms, max_ms }) = pause {
-                text += &format!("; pause p50 {p50_ms:.1} p99 {p99_ms:.1} max {max_ms:.1} ms");
+            if let Some(pause) = pause {
+                text += &pause.text();
             }
-            self.output = writeln!(io::stdout(), "{text}").and(self.output);
+            self.print(&text);
             self.notes.iter().for_each(|note| say(note));
         }
         self.output?;
@@ -229,15 +291,25 @@ impl Report {
     }
 
     fn json(&mut self, object: &impl Serialize) {
+        match serde_json::to_string(object) {
+            Ok(line) => self.print(&line),
+            Err(error) => self.output = Err(io::Error::other(error)),
+        }
+    }
+
+    /// Writes a line to the output, which flushes at its end; nothing after an error.
+    fn print(&mut self, line: &str) {
         if self.output.is_ok() {
-            let line = serde_json::to_string(object).map_err(io::Error::other);
-            self.output = line.and_then(|line| writeln!(io::stdout(), "{line}"));
+            self.output = match self.form.aside {
+                true => writeln!(io::stderr(), "{line}"),
+                false => writeln!(io::stdout(), "{line}"),
+            };
         }
     }
 }
 
 /// Prints a message to standard error. Errors are ignored, as there is no other way to report them.
-fn say(text: &str) {
+pub fn say(text: &str) {
     let _ = writeln!(io::stderr(), "xsctl: {text}");
 }
 
@@ -262,7 +334,7 @@ pub fn millis(time: Duration) -> f64 {
 }
 
 /// Returns percentiles by nearest rank; `None` without values.
-fn pause(all: &mut [f64]) -> Option<Pause> {
+pub fn pause(all: &mut [f64]) -> Option<Pause> {
     all.sort_by(f64::total_cmp);
     let rank = |percent: usize| all.get((all.len() * percent).div_ceil(100).max(1) - 1).copied();
     Some(Pause { p50_ms: rank(50)?, p99_ms: rank(99)?, max_ms: rank(100)? })

@@ -1,7 +1,8 @@
 //! The state of a domain at one daemon, as DOMAIN_STATES reports it, and whether two daemons have the same domain.
 
 use std::fs;
-use std::time::{SystemTime, UNIX_EPOCH};
+
+use jiff::Timestamp;
 
 use crate::types::Presence;
 
@@ -134,24 +135,10 @@ impl Standing {
 
 /// Formats a time in milliseconds since 1970 as a date, and how long ago that is.
 fn time(since: u64) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let ago = u64::try_from(now.as_millis()).unwrap_or(u64::MAX).saturating_sub(since) / 1000;
-    let (days, seconds) = (since / 1000 / 86400, since / 1000 % 86400);
-    let (year, month, day) = date(days);
-    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC ({ago} s ago)")
-}
-
-/// Returns the date of a day since 1970, by counting years from March on: their leap day is then the last one.
-fn date(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468;
-    let (era, day) = (days / 146_097, days % 146_097);
-    let year = (day - day / 1460 + day / 36524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let day = day - (153 * month + 2) / 5 + 1;
-    let (month, next) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
-    (400 * era + year + next, month, day)
+    let at = i64::try_from(since).ok().and_then(|since| Timestamp::from_millisecond(since).ok());
+    let at = at.unwrap_or(Timestamp::MAX);
+    let ago = Timestamp::now().duration_since(at).as_secs().max(0);
+    format!("{} UTC ({ago} s ago)", at.strftime("%F %T"))
 }
 
 #[cfg(test)]
@@ -192,14 +179,16 @@ mod tests {
     }
 
     #[test]
-    fn dates_count_leap_days() {
+    fn times_are_shown_as_dates() {
         for (days, expected) in [
-            (0, (1970, 1, 1)),
-            (11_016, (2000, 2, 29)),
-            (11_017, (2000, 3, 1)),
-            (20_787, (2026, 11, 30)),
+            (0, "1970-01-01 00:00:00 UTC ("),
+            (11_016, "2000-02-29 00:00:00 UTC ("),
+            (11_017, "2000-03-01 00:00:00 UTC ("),
+            (20_787, "2026-11-30 00:00:00 UTC ("),
         ] {
-            assert_eq!(date(days), expected);
+            let shown = time(days * 86_400_000);
+            assert!(shown.starts_with(expected), "{shown}");
         }
+        assert!(time(u64::MAX).ends_with("UTC (0 s ago)"), "a daemon may send anything");
     }
 }

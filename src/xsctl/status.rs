@@ -20,7 +20,7 @@ struct Line<'s> {
     here: Shown<'s>,
     #[serde(skip_serializing_if = "Option::is_none")]
     there: Option<Shown<'s>>,
-    /// What is to be known or decided.
+    /// What the user has to know or decide.
     next: &'s str,
     commands: &'s [String],
 }

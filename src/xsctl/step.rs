@@ -1,4 +1,4 @@
-//! The step of `xsctl move` for a domain, decided by its states at both daemons (docs/MIGRATION.md has the table).
+//! The step of `xsctl move` for a domain, decided by its states at both daemons.
 
 use std::path::Path;
 

@@ -6,31 +6,41 @@ use std::io::{self, Seek};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use super::container::Container;
 use super::error::ToolError;
 use super::export_files::Format;
+use super::libxl_file;
 use super::marks::{FILE, FileState, Marks};
 use crate::migration::stream::digest::{TAIL_BYTES, ends_with_digest};
 
 /// Files to import.
+#[derive(Default)]
 pub struct StreamFiles {
     pub paths: Vec<PathBuf>,
     /// Files that were exported into one of the named directories and are not there.
     pub missing: Vec<PathBuf>,
-    /// The marks in the files' directories.
+    /// The marks in the files' directories and of containers.
     marks: BTreeMap<PathBuf, Marks>,
+    /// The streams of containers, as if these were directories.
+    contained: BTreeMap<PathBuf, Vec<u8>>,
 }
 
 impl StreamFiles {
-    /// Finds the named files, and those of the named directories sorted by domain.
+    /// Finds the named files, and those of the named directories and containers sorted by domain. Cost: reads the
+    /// containers.
     ///
     /// # Errors
-    /// A directory or its marks cannot be read, or it has no streams.
+    /// A directory, a container or its marks cannot be read, or it has no streams.
     pub fn find(paths: &[PathBuf]) -> Result<StreamFiles, ToolError> {
-        let mut files =
-            StreamFiles { paths: Vec::new(), missing: Vec::new(), marks: BTreeMap::new() };
+        let mut files = StreamFiles::default();
         for path in paths {
             if path.is_dir() {
                 files.add_directory(path)?;
+            } else if let Some(Container { marks, streams }) = Container::at(path)? {
+                let streams = streams.into_iter().map(|(name, bytes)| (path.join(name), bytes));
+                let streams: BTreeMap<_, _> = streams.collect();
+                files.add(path, streams.keys().cloned().collect(), marks)?;
+                files.contained.extend(streams);
             } else {
                 let directory = directory_of(path).to_path_buf();
                 files.marks.insert(directory.clone(), Marks::open(&directory)?);
@@ -45,22 +55,43 @@ impl StreamFiles {
         for entry in fs::read_dir(directory).map_err(ToolError::file(directory))? {
             let file = entry.map_err(ToolError::file(directory))?.path();
             if is_stream(&file) {
-                let stem = file.file_stem().and_then(|stem| stem.to_str()?.parse::<u16>().ok());
-                found.push((stem, file));
+                found.push(file);
             }
         }
+        self.add(directory, found, Marks::open(directory)?)
+    }
+
+    /// Adds the streams that were found in a directory or a container.
+    fn add(
+        &mut self,
+        directory: &Path,
+        mut found: Vec<PathBuf>,
+        marks: Marks,
+    ) -> Result<(), ToolError> {
         if found.is_empty() {
             let why = format!("it contains no file *.{}", Format::Stream.suffix());
             return Err(ToolError::Contents { path: directory.to_path_buf(), why });
         }
-        found.sort();
-        let found: Vec<PathBuf> = found.into_iter().map(|(_, file)| file).collect();
-        let marks = Marks::open(directory)?;
+        found.sort_by_cached_key(|file| {
+            let number = file.file_stem().and_then(|stem| stem.to_str()?.parse::<u16>().ok());
+            (number, file.clone())
+        });
         let exported = marks.files().map(|file| directory.join(&file.name));
         self.missing.extend(exported.filter(|file| is_stream(file) && !found.contains(file)));
         self.paths.extend(found);
         self.marks.insert(directory.to_path_buf(), marks);
         Ok(())
+    }
+
+    /// Opens a stream.
+    ///
+    /// # Errors
+    /// Those of the file.
+    pub fn open(&self, path: &Path) -> io::Result<File> {
+        match self.contained.get(path) {
+            Some(bytes) => libxl_file::filled(bytes),
+            None => File::open(path),
+        }
     }
 
     /// Returns warnings about marks that say nothing of files.

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use super::container;
 use super::error::ToolError;
 use super::export_files::Format;
 use super::libxl_file;
@@ -41,6 +42,16 @@ impl Target {
         Ok(Target { domid, format, path, part, file })
     }
 
+    /// Creates a target that is only in memory, for a container.
+    ///
+    /// # Errors
+    /// The system refuses it.
+    pub fn in_memory(domid: Domid) -> Result<Target, ToolError> {
+        let path = PathBuf::from(container::name(domid));
+        let file = libxl_file::memory().map_err(ToolError::file(&path))?;
+        Ok(Target { domid, format: Format::Stream, part: path.clone(), path, file })
+    }
+
     /// Returns the descriptor to which the daemon writes.
     pub fn descriptor(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
@@ -74,6 +85,21 @@ impl Target {
         Ok(state)
     }
 
+    /// Appends the stream to a container. Cost: reads it twice.
+    ///
+    /// # Errors
+    /// Those of the file and of the output.
+    pub fn write_to(mut self, out: &mut impl Write) -> Result<FileState, ToolError> {
+        let state = self.file.rewind().and_then(|()| FileState::of(self.name(), &self.file));
+        let state = state.map_err(ToolError::file(&self.path))?;
+        let copied = self
+            .file
+            .rewind()
+            .and_then(|()| container::write_stream(out, self.domid, state.bytes, &self.file));
+        copied.map_err(ToolError::file("-".as_ref()))?;
+        Ok(state)
+    }
+
     /// Converts the stream in memory to a file in libxl's format.
     fn convert(&mut self) -> Result<Vec<String>, ToolError> {
         self.file.rewind().map_err(ToolError::file(&self.path))?;
@@ -89,10 +115,12 @@ impl Target {
         Ok(left_out)
     }
 
-    /// Discards the file.
+    /// Discards the file, if it is one of a directory.
     pub fn remove(self) {
         // A leftover is called `.part` and is not read again.
-        let _ = fs::remove_file(self.part);
+        if self.part != self.path {
+            let _ = fs::remove_file(self.part);
+        }
     }
 }
 

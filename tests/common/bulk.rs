@@ -1,14 +1,12 @@
 //! The migration socket (docs/MIGRATION.md): requests with descriptors, and one reply per domain.
 
 use std::fs::File;
-use std::io::{IoSlice, Read, Seek, Write};
-use std::mem::MaybeUninit;
+use std::io::{Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
-use rustix::cmsg_space;
 use rustix::io::retry_on_intr;
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use xenstored::transport::descriptors;
 
 use super::HANG;
 use super::daemon::Daemon;
@@ -42,16 +40,8 @@ impl Bulk {
     }
 
     /// Sends bytes of a request, with descriptors.
-    pub fn send_part(&mut self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) {
-        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(253))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        if !descriptors.is_empty() {
-            assert!(control.push(SendAncillaryMessage::ScmRights(descriptors)));
-        }
-        let parts = [IoSlice::new(bytes)];
-        let flags = SendFlags::empty();
-        let sent = retry_on_intr(|| sendmsg(&self.socket, &parts, &mut control, flags)).unwrap();
-        assert_eq!(sent, bytes.len());
+    pub fn send_part(&mut self, bytes: &[u8], with: &[BorrowedFd<'_>]) {
+        descriptors::send(&self.socket, bytes, with).unwrap();
     }
 
     /// Sends a request and returns its replies, one per line, in the notation of tables. An error is one line.

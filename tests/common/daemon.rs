@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+use xenstored::host::sim::SimClient;
 
 use super::HANG;
 
@@ -19,7 +20,7 @@ fn program() -> OsString {
     other.unwrap_or_else(|| env!("CARGO_BIN_EXE_xenstored").into())
 }
 
-/// A running daemon, killed on drop. The test fails if the daemon ended by itself.
+/// A running daemon, killed on drop, and its host. The test fails if the daemon ended by itself.
 pub struct Daemon {
     child: Child,
     dir: TempDir,
@@ -175,6 +176,7 @@ impl Drop for Daemon {
         let ended = self.child.try_wait().unwrap().filter(|_| !self.stopped);
         let _ = self.child.kill();
         let _ = self.child.wait();
+        let _ = SimClient::connect(self.path("sim")).and_then(|mut host| host.stop());
         let log = self.log();
         if std::thread::panicking() {
             let tail: Vec<_> = log.lines().rev().take(40).collect();

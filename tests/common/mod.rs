@@ -6,6 +6,7 @@
 //! - `ring`: the guest's side of the ring page.
 //! - `client`: a connection over either transport, which keeps replies in order and events in a separate queue.
 //! - `daemon`: a daemon in a directory of its own, ended with the test.
+//! - `host`: a simulated host that is started by hand.
 //! - `world`: a daemon, the simulated host, and connections by name.
 //! - `bulk`: the migration socket.
 //! - `stock`: where Debian's clients are.
@@ -17,6 +18,7 @@
 pub mod bulk;
 pub mod client;
 pub mod daemon;
+pub mod host;
 pub mod random;
 pub mod ring;
 pub mod stock;

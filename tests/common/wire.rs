@@ -1,4 +1,6 @@
-//! Messages as bytes: struct xsd_sockmsg of xs_wire.h, four little-endian words, then a payload.
+//! Messages as bytes: struct xsd_sockmsg of xs_wire.h, four little-endian words, then a payload. The tests do not use
+//! the coder of the crate (protocol::client): it shares header and framing with the daemon, so an error in these would
+//! be on both sides and no test would find it.
 
 /// Bytes of a message's header.
 pub const HEADER_BYTES: usize = 16;

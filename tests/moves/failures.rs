@@ -208,10 +208,10 @@ fn constantly_changed_domain_fails_after_the_allowed_tries() {
 }
 
 /// Starts a tool and waits until the proxy holds its request of this type; a message on the sender passes it on.
-fn held_at(
+pub fn held_at(
     world: &World,
     kind: u32,
-    arguments: &dyn Fn(&str) -> Vec<String>,
+    arguments: &mut dyn FnMut(&str) -> Vec<String>,
 ) -> (Proxy, Child, mpsc::Sender<()>) {
     let path = world.daemon.path("proxy");
     let ((notify, reached), (release, held)) = (mpsc::channel(), mpsc::channel::<()>());
@@ -230,7 +230,7 @@ fn held_at(
 }
 
 /// Sends a signal, and waits until it is delivered to the process (proc(5), status).
-fn interrupt(child: &Child) {
+pub fn interrupt(child: &Child) {
     let pid = rustix::process::Pid::from_child(child);
     rustix::process::kill_process(pid, Signal::INT).unwrap();
     let is_pending = || {
@@ -247,7 +247,7 @@ fn interrupt(child: &Child) {
 fn sigint_ends_a_move_after_the_current_batches() {
     const DOMAINS: u16 = 20;
     let (mut a, mut b) = worlds(1..=DOMAINS);
-    let (proxy, child, release) = held_at(&b, op::UNQUIESCE, &|to| {
+    let (proxy, child, release) = held_at(&b, op::UNQUIESCE, &mut |to| {
         let from = socket(&a);
         let all = ["move", "--domains", "1-20", "--socket", &from, "--to", to];
         let how = ["--batch", "2", "--jobs", "1", "--json"];
@@ -282,7 +282,7 @@ fn sigint_ends_a_move_after_the_current_batches() {
 fn stopped_tool_continues_after_sigcont() {
     let (mut a, _b) = worlds([1]);
     well(&["quiesce", "--socket", &socket(&a), "--domains", "1"]);
-    let (proxy, child, release) = held_at(&a, op::UNQUIESCE, &|to| {
+    let (proxy, child, release) = held_at(&a, op::UNQUIESCE, &mut |to| {
         ["unquiesce", "--domains", "1", "--socket", to].map(str::to_owned).to_vec()
     });
     let pid = rustix::process::Pid::from_child(&child);

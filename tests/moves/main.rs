@@ -3,23 +3,33 @@
 //! - `moved`: whole moves, and the reports on domains that fail.
 //! - `files`: export, import, release, and the commands that undo them.
 //! - `digests`: damaged files, and streams without a digest.
+//! - `hostile_tunnel`: random frames to and from `xsctl receive`.
 //! - `libxl`: the other format.
+//! - `lines`: domids on standard input.
+//! - `pipes`: export and import through a pipe.
+//! - `plan`: what a move would do, its pauses, and its rate.
 //! - `hold`: a proxy that holds a request or its reply.
 //! - `lost`: a participant is lost in between, by way of a proxy.
 //! - `rerun`: the same command after the tool was killed.
 //! - `tunnel`: moves to another host, through a command and through sshd.
 //! - `twice`: two tools at the same time.
+//! - `evacuate`: one daemon's domains go to several others.
 //! - `unsettled`: what an interrupted move left, as `status`, `unquiesce` and `move --resume` treat it.
 
 #[path = "../common/mod.rs"]
 mod common;
 mod concurrent;
 mod digests;
+mod evacuate;
 mod failures;
 mod files;
 mod hold;
+mod hostile_tunnel;
 mod libxl;
+mod lines;
 mod moved;
+mod pipes;
+mod plan;
 mod proxy;
 mod rerun;
 mod tunnel;

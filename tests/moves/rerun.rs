@@ -82,12 +82,12 @@ fn state(world: &World) -> String {
     state_of(world, 1)
 }
 
-fn state_of(world: &World, domid: u16) -> String {
+pub fn state_of(world: &World, domid: u16) -> String {
     let said = Bulk::connect(&world.daemon).ask(bulk::STATES, &format!("{domid}|"), &[]);
     said.split('|').nth(2).unwrap_or_else(|| panic!("{said}")).to_owned()
 }
 
-fn until(context: &str, is_so: impl Fn() -> bool) {
+pub fn until(context: &str, is_so: impl Fn() -> bool) {
     let began = Instant::now();
     while !is_so() {
         assert!(began.elapsed() < HANG, "{context}");

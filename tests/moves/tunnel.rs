@@ -25,7 +25,7 @@ fn cut_after(to: &World, bytes: usize) -> String {
     format!("exec:{first} | {} receive --socket {}", xsctl_path(), socket(to))
 }
 
-fn through_command(to: &World) -> String {
+pub fn through_command(to: &World) -> String {
     format!("exec:{} receive --socket {}", xsctl_path(), socket(to))
 }
 
@@ -218,4 +218,46 @@ fn domains_move_through_a_real_sshd() {
         is_released(&mut a, domid);
         is_served(&mut b, domid);
     }
+}
+
+/// Connects the standard input and output of `xsctl send` and of a receiver by pipes, as `socat` would.
+fn send(from: &World, receiver: &mut std::process::Command, how: &[&str]) -> Run {
+    let mut receiver = receiver.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let line = ["send", "--socket", &socket(from)];
+    let mut sender = command(&[&line[..], how].concat());
+    sender.stdin(receiver.stdout.take().unwrap()).stdout(receiver.stdin.take().unwrap());
+    let child = sender.stderr(Stdio::piped()).spawn().unwrap();
+    // The command has the descriptors of the pipes too, and the receiver ends with them.
+    drop(sender);
+    let run = Run::of(child.wait_with_output().unwrap());
+    receiver.wait().unwrap();
+    run
+}
+
+#[test]
+fn send_and_receive_are_the_two_ends_of_any_pipes() {
+    let (mut a, mut b) = worlds(1..=DOMAINS);
+    let mut receiver = command(&["receive", "--socket", &socket(&b)]);
+    let run = send(&a, &mut receiver, &["--domains", "1-4", "--json", "--batch", "3"]);
+    // The report is on standard error, as the output has the frames.
+    let summary: Value = serde_json::from_str(run.err.lines().last().unwrap()).unwrap();
+    assert_eq!((run.code, &summary["summary"]["done"]), (0, &4.into()), "{run:?}");
+    for domid in 1..=4 {
+        is_released(&mut a, domid);
+        is_served(&mut b, domid);
+    }
+    let bytes = "dd bs=1 count=300 status=none";
+    let line = format!("{bytes} | {} receive --socket {}", xsctl_path(), socket(&b));
+    let mut cut = std::process::Command::new("sh");
+    let run = send(&a, cut.args(["-c", &line]), &["--domains", "5"]);
+    assert!([5, 6].contains(&run.code) && !run.err.is_empty(), "{run:?}");
+    let run = send(&a, &mut std::process::Command::new("true"), &["--domains", "5"]);
+    let said = "the daemon at -: cannot connect: the other end closed the connection";
+    assert!(run.code == 5 && run.err.contains(said), "{run:?}");
+    let mut receiver = command(&["receive", "--socket", &socket(&b)]);
+    let run = send(&a, &mut receiver, &["--domains", "5"]);
+    assert!(run.code == 0 && run.err.contains("moved 1 of 1 domain"), "{run:?}");
+    is_served(&mut b, 5);
+    let run = xsctl(&["status", "--socket", "-"]);
+    assert!(run.code == 5 && run.err.contains("only xsctl send speaks"), "{run:?}");
 }

@@ -114,6 +114,18 @@ fn unquiesce_asks_the_destination() {
 }
 
 #[test]
+fn status_names_the_way_to_a_destination_on_another_host() {
+    let (a, _) = introducible(1..=1);
+    export_to(&a, "ssh://other/run/xenstored/socket");
+    let run = xsctl(&["status", "--socket", &socket(&a)]);
+    let resume = format!(
+        "xsctl move --resume --socket {} --to ssh://other/run/xenstored/socket --domains 1",
+        socket(&a)
+    );
+    assert!(run.code == 9 && run.out.contains(&resume), "{run:?}");
+}
+
+#[test]
 fn each_cause_of_a_refused_unquiesce_has_its_own_sentence() {
     let (mut a, b) = introducible(1..=1);
     let from = socket(&a);

@@ -22,6 +22,27 @@ fn partition_created_while_its_parent_is_removed_is_consistent() {
     });
 }
 
+/// Writes of long paths, which change copies without a lock, lose no other change of the partition.
+#[test]
+fn writes_of_long_paths_lose_no_other_change() {
+    const LONG: &str = "/tool/x/long";
+    explore(|| {
+        let mut world = World::new();
+        world.control().write("/tool/x", "").unwrap();
+        let store = xenstored::sync::Arc::get_mut(&mut world.store).unwrap();
+        store.set_long_path_bytes(LONG.len());
+        at_once!(
+            || world.control().write("/tool/x/long/a", "").unwrap(),
+            || world.control().write("/tool/x/long/b", "").unwrap(),
+            || world.control().write("/tool/x/c", "").unwrap(),
+        );
+        for path in ["/tool/x/long/a", "/tool/x/long/b", "/tool/x/c"] {
+            assert!(world.has(path), "{path} was lost");
+        }
+        world.check();
+    });
+}
+
 /// One client writes a watched node; another one sees that write and writes too. Each watcher gets both events in this
 /// order.
 pub fn cause_and_consequence(cause: fn(&World)) {

@@ -184,6 +184,75 @@ fn transaction_with_a_reservation_commits() {
     });
 }
 
+/// An END that lost too many races reserves the partitions, and loses no other race in the reservation.
+#[test]
+fn end_in_a_reservation_loses_no_race() {
+    const PATH: &str = "/tool/x";
+    explore(|| {
+        let world = World::new();
+        world.control().write(PATH, "same").unwrap();
+        // Time does not advance, so no reservation times out.
+        let (shared, now) = (SharedReservations::default(), Instant::now());
+        let reply_to = |connection| ReplyTo { thread: 0, connection, id: 1 };
+        let begin = || {
+            let mut transaction = Transaction::default();
+            world.control().run_in(&mut transaction, PATH, Verb::Read).unwrap();
+            transaction
+        };
+        let transactions = [begin(), begin()];
+        // Each END compares with this, and loses its first race.
+        world.control().write(PATH, "same").unwrap();
+        let commit = |number, mut transaction: Transaction| {
+            let (mut client, reply_to) = (world.control(), reply_to(number));
+            let path = "/tool/x/a";
+            client.write_in(&mut transaction, path, "").unwrap();
+            client.caller.epoch = world.store.epoch();
+            let mut claim = Claim::Refused;
+            let mut end = client.attempt_commit(transaction);
+            loop {
+                let transaction = match end {
+                    Ok(()) => break,
+                    // As in the next pass: the caller is admitted in the new epoch.
+                    Err(CommitError::StaleEpoch(again)) => again,
+                    Err(CommitError::Contended(again)) => {
+                        assert_ne!(claim, Claim::Held, "a race was lost in a reservation");
+                        let ask = |reservations: &mut Reservations| {
+                            reservations.ask(reply_to, again.contended(), now)
+                        };
+                        claim = shared.with(&world.store, now, ask).0;
+                        again
+                    }
+                    Err(failure) => panic!("no reply differs: {failure:?}"),
+                };
+                // A client that would have to wait gives up.
+                let waits = |reservations: &mut Reservations| {
+                    reservations.wait(reply_to, [world::at(path)]).is_some()
+                };
+                client.caller.epoch = world.store.epoch();
+                if shared.any() && shared.with(&world.store, now, waits).0 {
+                    break;
+                }
+                end = client.attempt_commit(*transaction);
+            }
+            shared.with(&world.store, now, |reservations| reservations.leave(reply_to, now));
+        };
+        let [first, second] = transactions;
+        at_once!(|| commit(1, first), || commit(2, second), || {
+            let mut client = world.control();
+            for _ in 0..3 {
+                client.caller.epoch = world.store.epoch();
+                let wait = |reservations: &mut Reservations| {
+                    reservations.wait(reply_to(3), [world::at(PATH)]).is_some()
+                };
+                if shared.any() && shared.with(&world.store, now, wait).0 {
+                    return;
+                }
+                let _ = client.attempt_write(PATH, "same");
+            }
+        });
+    });
+}
+
 /// A transaction that begins between a removal and its settlement restores no stale index.
 #[test]
 fn transaction_begun_before_a_settlement_restores_no_index() {

@@ -1,6 +1,7 @@
 //! The real binary, as seen by init, an administrator and a second daemon.
 //!
 //! - `background`: starts in the background, the second one included.
+//! - `simulated_host`: the process of the simulated host, across the daemon's starts and stops.
 //! - `service_manager`: the sockets that systemd passes to the daemon, and the daemon's notifications.
 //! - `stuck_log`: a standard error that accepts nothing.
 //! - `kit`: a daemon in a directory of its own.
@@ -8,6 +9,7 @@
 mod background;
 mod kit;
 mod service_manager;
+mod simulated_host;
 mod stuck_log;
 
 use std::fs;

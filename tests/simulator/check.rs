@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use xenstored::domain::Quota;
-use xenstored::store::{Node, NodeArc};
+use xenstored::store::{Node, NodeArc, Sizes, check};
 use xenstored::types::{Domid, PathBuf};
 
 use crate::common::ring::at;
@@ -165,9 +165,9 @@ impl Simulation {
     /// Runs the daemon's own check, which takes longer than all others.
     pub fn check_store(&self) -> Result<(), String> {
         let store = &self.server.shared().store;
-        let mut findings = store.check().map_err(|_| "removals are not settled")?.findings;
+        let mut findings = check(store).map_err(|_| "removals are not settled")?.findings;
         for list in self.server.watch_lists() {
-            findings.append(store.check_watches(list));
+            findings.append(list.check(store.layout()));
         }
         same("check", findings.sentences(), &[])
     }
@@ -182,7 +182,8 @@ impl Simulation {
         let store = &shared.store;
         same("known domains", store.registry().known(), vec![Domid::CONTROL])?;
         same("watches of all shards", store.global_watches(), 0)?;
-        for (shard, sizes) in store.sizes() {
+        for shard in store.layout().all() {
+            let sizes = Sizes::of(store, shard);
             same(&format!("watches of {shard:?}"), sizes.watches, 0)?;
             same(&format!("pinned partitions of {shard:?}"), sizes.pinned, 0)?;
             same(&format!("boundaries of {shard:?}"), sizes.boundaries, 0)?;

@@ -9,10 +9,12 @@ use std::sync::Mutex;
 use crossbeam::channel::Receiver;
 use xenstored::domain::{Domain, Limits, Quota, Registry};
 use xenstored::store::{
-    Caller, Executed, Generations, Invocation, Node, NodeArc, Op, Store, Transaction, Tree, Verb,
+    Caller, Executed, Generations, Invocation, Node, NodeArc, Op, Sizes, Store, Transaction, Tree,
+    Verb,
 };
 use xenstored::store::{
-    CommitError, Done, Removed, Settlement, StoreError, Unblocked, Unmatched, matcher, reaper,
+    CommitError, Delivering, Done, Removed, Settlement, StoreError, Unblocked, Unmatched, matcher,
+    reaper, sweep,
 };
 use xenstored::sync::Arc;
 use xenstored::types::{Domid, Entry as PermEntry, Errno, Layout, Path, PathBuf, PermSet, Perms};
@@ -83,9 +85,15 @@ impl World {
         (world, guest)
     }
 
+    /// Returns the sizes of all shards, the root shard last.
+    pub fn sizes(&self) -> impl Iterator<Item = Sizes> {
+        self.store.layout().all().map(|shard| Sizes::of(&self.store, shard))
+    }
+
     /// Finds the events that were left to the matcher; returns the number of their commits.
     pub fn find_events(&self) -> usize {
-        self.unmatched.try_iter().map(|unmatched| drop(self.store.find_events(unmatched))).count()
+        let found = |unmatched| drop(Delivering::default().find_events(&self.store, unmatched));
+        self.unmatched.try_iter().map(found).count()
     }
 
     /// Registers a domain and returns it.
@@ -106,7 +114,7 @@ impl World {
     /// Removes and settles the nodes that a dead domain owned.
     pub fn sweep(&self, domain: &Arc<Domain>) {
         let by = self.control();
-        for executed in self.store.sweep(domain, &by.caller, &mut Generations::default()) {
+        for executed in sweep(&self.store, domain, &by.caller, &mut Generations::default()) {
             assert!(self.store.settle(executed.removed).is_none());
         }
     }
@@ -274,7 +282,9 @@ pub fn commit_error(failure: &CommitError) -> Errno {
     match failure {
         CommitError::Conflict(_) => Errno::EAGAIN,
         CommitError::Quota => Errno::ENOSPC,
-        CommitError::StaleEpoch(_) | CommitError::Unfinished(_) => panic!("{failure:?}"),
+        CommitError::StaleEpoch(_) | CommitError::Unfinished(_) | CommitError::Contended(_) => {
+            panic!("{failure:?}")
+        }
     }
 }
 
@@ -351,7 +361,7 @@ impl Client {
         let mut reply = Vec::new();
         let op = Op { path: at(path), verb };
         let request = Invocation { caller: &self.caller, op: &op, reply: &mut reply };
-        self.store.execute_in(transaction, request, &mut self.generations)?;
+        transaction.execute(&self.store, request, &mut self.generations)?;
         Ok(reply)
     }
 
@@ -365,9 +375,18 @@ impl Client {
         self.run_in(transaction, path, Verb::Write(value)).map(drop)
     }
 
-    /// Commits a transaction and settles removed nodes.
+    /// Commits a transaction and settles removed nodes; goes on without a reservation if it loses many races.
     pub fn commit(&mut self, transaction: Transaction) -> Result<(), CommitError> {
-        let executed = self.store.commit(transaction, &self.caller, &mut self.generations)?;
+        let mut end = self.attempt_commit(transaction);
+        while let Err(CommitError::Contended(again)) = end {
+            end = self.attempt_commit(*again);
+        }
+        end
+    }
+
+    /// Like [`Client::commit`], but fails if it loses many races.
+    pub fn attempt_commit(&mut self, transaction: Transaction) -> Result<(), CommitError> {
+        let executed = transaction.commit(&self.store, &self.caller, &mut self.generations)?;
         assert!(self.store.settle(executed.removed).is_none());
         Ok(())
     }

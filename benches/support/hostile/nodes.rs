@@ -1,6 +1,6 @@
 //! Deep, large or many nodes.
 
-use xenstored::store::{Generations, Transaction, Verb};
+use xenstored::store::{self, Generations, Transaction, Verb};
 use xenstored::types::Access;
 
 use super::{
@@ -75,7 +75,7 @@ fn sweep(stage: Stage) -> Act {
         assert!(stage.world.store.registry().bury(&domain), "domain {WATCHED} is known");
         let control = stage.world.control.clone();
         let mut generations = Generations::default();
-        for done in stage.world.store.sweep(&domain, &control, &mut generations) {
+        for done in store::sweep(&stage.world.store, &domain, &control, &mut generations) {
             super::settle(&stage.world.store, done.removed);
         }
         stage.world.match_the_rest();

@@ -94,7 +94,7 @@ fn reset(mut stage: Stage, watches: Vec<(Watcher, String)>) -> Act {
         stage.run_in(&mut transaction, &guest, &node(number), write_of(b""));
     }
     let watcher = Watcher { thread: 0, connection: 2, group: 1 << 21, seq: 1 << 21 };
-    let done = stage.world.store.commit(transaction, &guest, &mut stage.generations);
+    let done = transaction.commit(&stage.world.store, &guest, &mut stage.generations);
     assert!(done.is_ok() && !stage.world.store.unwatch(parse(&home()), watcher));
     Box::new(move || {
         for (watcher, path) in watches {

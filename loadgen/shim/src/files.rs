@@ -5,22 +5,19 @@
 //! `$XENSTORED_RUNDIR`, which the C daemon uses anyway. So two daemons can run side by side.
 
 use std::ffi::{CStr, CString, OsStr, c_char, c_int};
-use std::io::{self, IoSliceMut, Read, Write};
-use std::mem::{self, MaybeUninit};
+use std::io;
+use std::mem;
 use std::os::fd::{IntoRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::{ptr, slice};
 
-use rustix::cmsg_space;
 use rustix::fs::{MemfdFlags, SeekFrom, memfd_create, seek};
-use rustix::io::retry_on_intr;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use xenstored::host::sim::XENSTORE_PORT;
+use xenstored::types::Domid;
 use zerocopy::FromBytes;
 
-use crate::host::{fail, host, socket};
+use crate::host::{fail, host};
 
 /// The directory of oxenstored's socket and dump.
 const RUNDIR: &str = "/var/run/xenstored";
@@ -43,26 +40,9 @@ fn redirected<T>(path: &CStr, call: impl FnOnce(*const c_char) -> T) -> T {
     call(own.as_deref().unwrap_or(path).as_ptr())
 }
 
-/// Returns the page of the control domain's ring. The host gives its descriptor to the client that attaches as that
-/// domain's kernel: this process does so, and detaches at once.
+/// Returns the page of the control domain's ring.
 fn kva() -> io::Result<OwnedFd> {
-    host()?;
-    let mut stream = UnixStream::connect(socket()?)?;
-    stream.write_all(b"attach 0\n")?;
-    let mut line = [0; 256];
-    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(2))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let parts = &mut [IoSliceMut::new(&mut line)];
-    retry_on_intr(|| recvmsg(&stream, parts, &mut control, RecvFlags::CMSG_CLOEXEC))?;
-    let mut fds = control.drain().filter_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(fds) => Some(fds),
-        _ => None,
-    });
-    let page = fds.next().and_then(|mut fds| fds.next());
-    // The host closes its end in reply; only then can another kernel attach.
-    stream.shutdown(std::net::Shutdown::Write)?;
-    let _ = stream.read(&mut [0]);
-    page.ok_or(io::ErrorKind::UnexpectedEof.into())
+    host()?.page(Domid::CONTROL)
 }
 
 /// Returns a file with the number of the control domain's event channel as text.

@@ -1,4 +1,4 @@
-//! The simulated host of this process, and errors in C's convention.
+//! The connection to the simulated host, and errors in C's convention.
 
 use std::ffi::c_int;
 use std::io;
@@ -10,18 +10,19 @@ use xenstored::host::sim::SimHost;
 /// Environment variable with the path of the host's socket.
 const SOCKET: &str = "XENSTORED_SIM_SOCKET";
 
-/// Returns the host, which is started when the daemon first uses one of Xen's libraries.
+/// Returns the host, a process that must run already, to which this process connects as the daemon when it first uses
+/// one of Xen's libraries.
 ///
 /// # Errors
-/// Those of starting it; `NotFound` if `XENSTORED_SIM_SOCKET` is not set.
+/// As [`SimHost::connect`]; `NotFound` if `XENSTORED_SIM_SOCKET` is not set.
 pub fn host() -> io::Result<&'static SimHost> {
     static HOST: OnceLock<io::Result<SimHost>> = OnceLock::new();
-    let host = HOST.get_or_init(|| SimHost::start(socket()?));
+    let host = HOST.get_or_init(|| SimHost::connect(&socket()?));
     host.as_ref().map_err(|error| io::Error::new(error.kind(), error.to_string()))
 }
 
 /// Returns the path of the host's socket.
-pub fn socket() -> io::Result<PathBuf> {
+fn socket() -> io::Result<PathBuf> {
     std::env::var_os(SOCKET).map(PathBuf::from).ok_or(io::ErrorKind::NotFound.into())
 }
 

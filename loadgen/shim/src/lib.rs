@@ -1,5 +1,6 @@
 //! Xen's libraries, as called by Debian's `xenstored` and `oxenstored` of Xen 4.17, implemented on this project's
-//! simulated host (docs/SIM.md). Both daemons run unmodified, without a hypervisor.
+//! simulated host (docs/SIM.md), a process of its own: after one of these daemons another can serve it. Both daemons run
+//! unmodified, without a hypervisor.
 //!
 //! ```text
 //!    xenstored, oxenstored (Debian's programs, unchanged)
@@ -9,7 +10,7 @@
 //!      |           |                 |                   |
 //!      +-----------+----- host ------+-------------------+
 //!                           v
-//!            xenstored::host::sim, its socket at $XENSTORED_SIM_SOCKET
+//!            xenstored sim host, its socket at $XENSTORED_SIM_SOCKET
 //! ```
 //!
 //! One shared library stands in for all of them: a directory in `LD_LIBRARY_PATH` has links with their names to it, and

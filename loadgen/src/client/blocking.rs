@@ -5,10 +5,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use xenstored::host::sim::{SimClient, SimGuest};
-use xenstored::protocol::{ERROR, Operation, WATCH_EVENT};
+use xenstored::protocol::{ERROR, Operation, WATCH_EVENT, append_request};
 use xenstored::types::Domid;
 
-use super::message::{append, event, payload, words};
+use super::message::{event, payload, words};
 use super::wire::{Arrived, Wire};
 use crate::trouble::{ClientError, Result};
 use crate::wrong;
@@ -45,7 +45,7 @@ impl Blocking {
         payload: &[u8],
     ) -> Result<std::result::Result<Vec<u8>, String>> {
         self.flush()?;
-        append(&mut self.output, kind, 0, tx_id, payload);
+        append_request(&mut self.output, kind, 0, tx_id, payload);
         self.wire.send(&self.output)?;
         self.output.clear();
         let (replied, payload) = self.reply()?;
@@ -104,7 +104,7 @@ impl Blocking {
 
     /// Queues a request whose reply is read later and must not be an error.
     pub fn ask(&mut self, kind: Operation, payload: &[u8]) -> Result<()> {
-        append(&mut self.output, kind, 0, 0, payload);
+        append_request(&mut self.output, kind, 0, 0, payload);
         self.asked += 1;
         if self.asked == PIPELINED { self.flush() } else { Ok(()) }
     }

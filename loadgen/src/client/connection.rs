@@ -2,30 +2,16 @@
 
 use std::io;
 
-use xenstored::protocol::{Frame, HEADER_BYTES, Operation, frame};
+use xenstored::protocol::{Input, Message, Operation, append_request};
 
 use super::link::Link;
-use super::message::{Request, append};
-
-/// A message from the daemon.
-#[derive(Debug)]
-pub struct Message<'a> {
-    /// Number of the operation in a reply, or `ERROR` or `WATCH_EVENT`.
-    pub kind: u32,
-    /// Id of the request.
-    pub req_id: u32,
-    /// Id of the transaction.
-    pub tx_id: u32,
-    /// The payload, without the header.
-    pub payload: &'a [u8],
-}
+use super::message::Request;
 
 /// A link with its unread input and unsent output.
 pub struct Connection {
     /// The transport to the daemon.
     pub link: Link,
-    input: Vec<u8>,
-    taken: usize,
+    input: Input,
     output: Vec<u8>,
     sent: usize,
 }
@@ -33,12 +19,12 @@ pub struct Connection {
 impl Connection {
     /// Creates a connection with empty buffers.
     pub fn new(link: Link) -> Connection {
-        Connection { link, input: Vec::new(), taken: 0, output: Vec::new(), sent: 0 }
+        Connection { link, input: Input::default(), output: Vec::new(), sent: 0 }
     }
 
     /// Queues a request; [`Connection::flush`] sends it.
     pub fn queue(&mut self, kind: Operation, req_id: u32, tx_id: u32, payload: &[u8]) {
-        append(&mut self.output, kind, req_id, tx_id, payload);
+        append_request(&mut self.output, kind, req_id, tx_id, payload);
     }
 
     /// Queues a prepared request.
@@ -69,9 +55,7 @@ impl Connection {
     /// # Errors
     /// `UnexpectedEof` if the daemon closed the connection.
     pub fn receive(&mut self) -> io::Result<()> {
-        self.input.drain(..self.taken);
-        self.taken = 0;
-        self.link.receive(&mut self.input)
+        self.link.receive(self.input.buffer())
     }
 
     /// Returns the next complete message, if there is one.
@@ -79,15 +63,6 @@ impl Connection {
     /// # Errors
     /// `InvalidData` if it exceeds the maximum length.
     pub fn message(&mut self) -> io::Result<Option<Message<'_>>> {
-        match frame(&self.input[self.taken..]) {
-            Frame::Incomplete(_) => Ok(None),
-            Frame::TooLong(_) => Err(io::ErrorKind::InvalidData.into()),
-            Frame::Message { header, payload, .. } => {
-                self.taken += HEADER_BYTES + payload.len();
-                let (kind, req_id, tx_id) =
-                    (header.kind.get(), header.req_id.get(), header.tx_id.get());
-                Ok(Some(Message { kind, req_id, tx_id, payload }))
-            }
-        }
+        self.input.take()
     }
 }

@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use mio::{Events, Poll, Token};
 
-use super::connection::{Connection, Message};
+use super::connection::Connection;
 use super::link::Link;
 use super::message::Request;
 use super::random::Random;
 use crate::trouble::{ClientError, Result};
 use crate::wrong;
-use xenstored::protocol::{ERROR, WATCH_EVENT};
+use xenstored::protocol::{ERROR, Message, WATCH_EVENT};
 
 /// Timeout without any reply.
 const TIMEOUT: Duration = Duration::from_secs(60);

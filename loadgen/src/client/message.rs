@@ -1,15 +1,6 @@
-//! Encoding of requests, and the expected replies.
+//! Payloads of requests, requests to be sent many times, and the expected replies.
 
-use xenstored::protocol::{HEADER_BYTES, Operation};
-
-/// Appends a request to `out`.
-pub fn append(out: &mut Vec<u8>, kind: Operation, req_id: u32, tx_id: u32, payload: &[u8]) {
-    let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
-    for word in [kind as u32, req_id, tx_id, len] {
-        out.extend_from_slice(&word.to_le_bytes());
-    }
-    out.extend_from_slice(payload);
-}
+use xenstored::protocol::{HEADER_BYTES, Operation, request};
 
 /// Encodes strings as a payload, each with its NUL.
 pub fn words(strings: &[&str]) -> Vec<u8> {
@@ -81,8 +72,7 @@ pub struct Request {
 impl Request {
     /// Creates a request that is the same each time.
     pub fn new(kind: Operation, payload: &[u8], expect: Expect) -> Request {
-        let mut bytes = Vec::new();
-        append(&mut bytes, kind, 0, 0, payload);
+        let bytes = request(kind, 0, payload);
         Request { kind, bytes, counts: false, expect }
     }
 

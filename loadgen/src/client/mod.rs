@@ -24,11 +24,11 @@ mod timer;
 mod wire;
 
 pub use blocking::Blocking;
-pub use connection::{Connection, Message};
+pub use connection::Connection;
 pub use dialogue::{Client, Reply, Watch};
 pub use link::Link;
 pub use load::{Load, Mix, Tally, histogram, record};
-pub use message::{Expect, Request, append, event, payload, words};
+pub use message::{Expect, Request, event, payload, words};
 pub use paced::Paced;
 pub use random::Random;
 pub use recording::{Actor, Asked, Recording};

@@ -163,10 +163,10 @@ mod tests {
     use std::os::unix::net::UnixListener;
     use std::thread;
 
-    use xenstored::protocol::{Frame, Operation, frame};
+    use xenstored::protocol::{Frame, Operation, append_request, frame};
 
     use super::*;
-    use crate::client::{Expect, append};
+    use crate::client::Expect;
 
     /// Replies to every request, but only after `stall` to the first.
     fn stalling_server(listener: &UnixListener, stall: Duration) {
@@ -180,7 +180,7 @@ mod tests {
             input.extend_from_slice(&bytes[..len]);
             let mut answers = Vec::new();
             while let Frame::Message { header, rest, .. } = frame(&input) {
-                append(&mut answers, Operation::Read, header.req_id.get(), 0, b"abc");
+                append_request(&mut answers, Operation::Read, header.req_id.get(), 0, b"abc");
                 input = rest.to_vec();
             }
             stream.write_all(&answers).unwrap();

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use xenstored::host::sim::SimGuest;
-use xenstored::protocol::{Frame, HEADER_BYTES, frame};
+use xenstored::protocol::{Input, Message};
 
 /// Size of a read in bytes.
 const READ_BYTES: usize = 64 << 10;
@@ -31,7 +31,7 @@ enum Way {
 /// A blocking connection with a timeout.
 pub struct Wire {
     way: Way,
-    input: Vec<u8>,
+    input: Input,
     timeout: Duration,
 }
 
@@ -41,12 +41,12 @@ impl Wire {
         let stream = UnixStream::connect(socket)?;
         stream.set_read_timeout(Some(timeout))?;
         stream.set_write_timeout(Some(timeout))?;
-        Ok(Wire { way: Way::Socket(stream), input: Vec::new(), timeout })
+        Ok(Wire { way: Way::Socket(stream), input: Input::default(), timeout })
     }
 
     /// Creates a connection over a domain's ring.
     pub fn ring(guest: SimGuest, timeout: Duration) -> Wire {
-        Wire { way: Way::Ring(Box::new(guest)), input: Vec::new(), timeout }
+        Wire { way: Way::Ring(Box::new(guest)), input: Input::default(), timeout }
     }
 
     /// Sends all of `bytes`, and buffers input that arrives meanwhile.
@@ -80,18 +80,9 @@ impl Wire {
 
     /// Returns the next complete message, if there is one.
     fn message(&mut self) -> io::Result<Option<Arrived>> {
-        let (message, len) = match frame(&self.input) {
-            Frame::Incomplete(_) => return Ok(None),
-            Frame::TooLong(_) => return Err(ErrorKind::InvalidData.into()),
-            Frame::Message { header, payload, .. } => {
-                let (kind, req_id, tx_id) =
-                    (header.kind.get(), header.req_id.get(), header.tx_id.get());
-                let len = HEADER_BYTES + payload.len();
-                (Arrived { kind, req_id, tx_id, payload: payload.to_vec() }, len)
-            }
-        };
-        self.input.drain(..len);
-        Ok(Some(message))
+        let Some(message) = self.input.take()? else { return Ok(None) };
+        let Message { kind, req_id, tx_id, payload } = message;
+        Ok(Some(Arrived { kind, req_id, tx_id, payload: payload.to_vec() }))
     }
 
     /// Waits for input, or for room in a ring.
@@ -108,7 +99,7 @@ impl Wire {
                 count => count,
             },
         };
-        self.input.extend_from_slice(&bytes[..count]);
+        self.input.buffer().extend_from_slice(&bytes[..count]);
         Ok(())
     }
 }

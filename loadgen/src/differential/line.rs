@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use xenstored::host::sim::SimGuest;
-use xenstored::protocol::{ERROR, WATCH_EVENT};
+use xenstored::protocol::{ERROR, WATCH_EVENT, append_request};
 
 use crate::client::{Arrived, Wire};
 
@@ -60,9 +60,9 @@ impl Line {
     pub fn send(&mut self, kind: u32, tx: u32, payload: &[u8]) -> io::Result<()> {
         // Large increments reveal a daemon that keeps only the low bits.
         self.requests = self.requests.wrapping_add(0x0101_0101);
-        let length = u32::try_from(payload.len()).map_err(io::Error::other)?;
-        let words = [kind, self.requests, tx, length].map(u32::to_le_bytes);
-        self.wire.send(&[words.as_flattened(), payload].concat())
+        let mut request = Vec::new();
+        append_request(&mut request, kind, self.requests, tx, payload);
+        self.wire.send(&request)
     }
 
     /// Waits for the reply to the last request, and keeps events that precede it.

@@ -4,7 +4,7 @@ use std::io;
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
-/// CPU time of all living threads of a process except those of the simulated host, which do a hypervisor's work.
+/// CPU time of all living threads of a process.
 ///
 /// The total is exact: the scheduler's own count, in nanoseconds (`/proc/PID/task/*/schedstat`). User and system time
 /// are the kernel's division of it (`/proc/PID/stat`), in hundredths of a second, and include threads that ended:
@@ -19,9 +19,6 @@ pub struct Cpu {
     pub system: Duration,
 }
 
-/// Prefix of the names of the simulated host's threads.
-const HOST_THREAD: &str = "sim-host";
-
 /// `USER_HZ`: the unit of times in `/proc`, the same on every architecture that Xen runs on.
 const TICK: Duration = Duration::from_millis(10);
 
@@ -34,12 +31,8 @@ impl Cpu {
         let mut total = Duration::ZERO;
         for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
             let task = task?.path();
-            let read = |file| std::fs::read_to_string(task.join(file));
-            // A thread may end between the two reads.
-            let (Ok(name), Ok(text)) = (read("comm"), read("schedstat")) else { continue };
-            if name.starts_with(HOST_THREAD) {
-                continue;
-            }
+            // The thread may have ended by now.
+            let Ok(text) = std::fs::read_to_string(task.join("schedstat")) else { continue };
             let on_cpu = text.split_ascii_whitespace().next().and_then(|n| n.parse().ok());
             total += Duration::from_nanos(on_cpu.ok_or(io::ErrorKind::InvalidData)?);
         }

@@ -29,6 +29,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+use xenstored::host::sim::SimClient;
 
 pub use cpu::Cpu;
 
@@ -136,6 +137,8 @@ pub struct Running {
     /// The target's pid; `None` if it is not known.
     pub pid: Option<u32>,
     child: Option<Child>,
+    /// The process of the simulated host, if it was started for the target.
+    host: Option<Child>,
     dir: Option<TempDir>,
     /// Time that the target may take to end on request.
     grace: Duration,
@@ -150,7 +153,7 @@ impl Running {
 
     /// Attaches to a running daemon, whose process is not known.
     pub fn attached(socket: PathBuf) -> Running {
-        Running { socket, sim: None, pid: None, child: None, dir: None, grace: TIMEOUT }
+        Running { socket, sim: None, pid: None, child: None, host: None, dir: None, grace: TIMEOUT }
     }
 
     /// Runs `command` in the background and waits until it accepts connections at the socket `socket` in `dir`, and at
@@ -167,11 +170,19 @@ impl Running {
             sim: rings.then(|| dir.path().join("sim")),
             pid: Some(child.id()),
             child: Some(child),
+            host: None,
             dir: Some(dir),
             grace: TIMEOUT,
         };
         running.wait_until_it_accepts()?;
         Ok(running)
+    }
+
+    /// Adds the process of the simulated host, which ends with the target.
+    pub fn on_host(self, host: Child) -> Running {
+        let mut hosted = self;
+        hosted.host = Some(host);
+        hosted
     }
 
     /// Skips the time to end gracefully: oxenstored would wait for its last domain.
@@ -251,6 +262,14 @@ impl Drop for Running {
         }
         let _ = child.kill();
         let _ = child.wait();
+        // Other daemons than ours leave the host, as do those that were killed.
+        if let Some(sim) = &self.sim {
+            let _ = SimClient::connect(sim).and_then(|mut host| host.stop());
+        }
+        if let Some(host) = &mut self.host {
+            let _ = host.kill();
+            let _ = host.wait();
+        }
     }
 }
 

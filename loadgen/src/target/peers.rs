@@ -50,6 +50,7 @@ pub fn start(peer: &Target, options: &Options) -> io::Result<Running> {
     for library in LIBRARIES {
         symlink(&shim, libraries.join(library))?;
     }
+    let host = xenstored::host::sim::start(&dir.path().join("sim"), &host_program()?)?;
     let mut command = Command::new(program);
     command
         .env("LD_LIBRARY_PATH", &libraries)
@@ -66,16 +67,28 @@ pub fn start(peer: &Target, options: &Options) -> io::Result<Running> {
         command.arg("--no-fork");
     }
     command.args(&options.arguments);
-    Ok(Running::spawn(command, dir, true)?.without_grace())
+    Ok(Running::spawn(command, dir, true)?.on_host(host).without_grace())
 }
 
-/// Returns the most recently built shim in the folders above this program: a program is in `target/<profile>`, a test
-/// one folder further down.
+/// Returns the program that runs the simulated host: `loadgen`, which is this program except in tests.
+fn host_program() -> io::Result<PathBuf> {
+    let missing = || io::Error::new(io::ErrorKind::NotFound, "the program loadgen is not built");
+    let program = std::env::current_exe()?;
+    let is_loadgen = program.file_name().is_some_and(|name| name == "loadgen");
+    if is_loadgen { Ok(program) } else { newest("loadgen").ok_or_else(missing) }
+}
+
 fn shim() -> Option<PathBuf> {
+    newest(SHIM)
+}
+
+/// Returns the most recently built file of this name in the folders above this program: a program is in
+/// `target/<profile>`, a test one folder further down.
+fn newest(name: &str) -> Option<PathBuf> {
     let program = std::env::current_exe().ok()?;
     let folders = program.ancestors().skip(1).take(3);
     let built = folders.flat_map(|folder| ["", "release", "debug"].map(|name| folder.join(name)));
-    let found = built.map(|folder| folder.join(SHIM)).filter_map(|path| {
+    let found = built.map(|folder| folder.join(name)).filter_map(|path| {
         let changed = path.metadata().ok()?.modified().ok()?;
         Some((changed, path))
     });

@@ -8,14 +8,13 @@ use std::collections::HashMap;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::sync::Weak;
 
 use foldhash::fast::FixedState;
+use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
-use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io::read;
 
-use super::domains::{Claim, Domains};
+use super::daemon::{Claim, Shared};
 use super::fds::{drain, signal};
 use crate::host::{Channels, Pending, Port};
 use crate::sync::Arc;
@@ -31,69 +30,58 @@ const GONE: EventFlags = EventFlags::HUP.union(EventFlags::RDHUP).union(EventFla
 /// Zero timeout: `pending` never waits.
 const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
-/// The object behind a local port.
-enum Binding {
-    /// A domain's channel. The weak reference dies when the domain is destroyed, and is cleared when the guest closes
-    /// its end; the port is silent from then on.
-    Guest(Weak<OwnedFd>),
-    /// The eventfd signalled when a domain shuts down or dies.
-    Changes(Arc<OwnedFd>),
-}
+/// The lowest local port. Higher than any remote port, so that a remote port passed in its place is refused.
+const FIRST_LOCAL_PORT: Port = 16;
 
-impl Binding {
-    fn channel(&self) -> Option<Arc<OwnedFd>> {
-        match self {
-            Binding::Guest(channel) => channel.upgrade(),
-            Binding::Changes(bell) => Some(bell.clone()),
-        }
-    }
+/// The object behind a local port.
+struct Binding {
+    claim: Claim,
+    /// The guest closed its end: the port is silent from then on.
+    hung_up: bool,
 }
 
 /// An event channel handle. Dropping it unbinds its ports.
 pub struct SimChannels {
-    domains: Arc<Domains>,
+    shared: Arc<Shared>,
     epoll: OwnedFd,
     /// The keys are allocated by the daemon, so the hash needs no secret.
     bindings: HashMap<Port, Binding, FixedState>,
 }
 
 impl SimChannels {
-    pub fn new(domains: Arc<Domains>) -> io::Result<SimChannels> {
-        Ok(SimChannels {
-            domains,
-            epoll: epoll::create(CreateFlags::CLOEXEC)?,
-            bindings: HashMap::default(),
-        })
+    pub fn new(shared: Arc<Shared>) -> io::Result<SimChannels> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        Ok(SimChannels { shared, epoll, bindings: HashMap::default() })
     }
 
-    /// Arms a claimed port; releases the claim on failure.
-    fn register(&mut self, port: Port, binding: Binding) -> io::Result<Port> {
-        let channel = binding.channel().ok_or(io::ErrorKind::NotFound);
-        let added = channel.map_err(io::Error::from).and_then(|channel| {
-            Ok(epoll::add(&self.epoll, channel.as_fd(), EventData::new_u64(port.into()), WATCHED)?)
+    /// Arms a claimed channel; releases the claim on failure.
+    fn register(&mut self, claim: Claim) -> io::Result<Port> {
+        let added = local_port(&claim).and_then(|port| {
+            epoll::add(&self.epoll, claim.fd(), EventData::new_u64(port.into()), WATCHED)?;
+            Ok(port)
         });
-        if let Err(error) = added {
-            self.domains.release(port);
-            return Err(error);
+        match added {
+            Ok(port) => {
+                self.bindings.insert(port, Binding { claim, hung_up: false });
+            }
+            Err(_) => self.shared.release(claim),
         }
-        self.bindings.insert(port, binding);
-        Ok(port)
+        added
     }
 
     /// Drains the notifications of a reported port. The kernel has already masked the port.
     fn take(&mut self, port: Port, flags: EventFlags) {
         let Some(binding) = self.bindings.get_mut(&port) else { return };
-        match binding {
-            Binding::Changes(bell) => {
+        match &binding.claim {
+            Claim::Changes(bell) => {
                 let _ = read(bell.as_fd(), &mut [0; 8]); // Resets the count.
             }
-            Binding::Guest(weak) => {
-                let Some(channel) = weak.upgrade() else { return };
+            Claim::Guest { channel, .. } => {
                 drain(channel.as_fd());
                 if flags.intersects(GONE) {
                     // A channel that hung up would be reported forever.
                     let _ = epoll::delete(&self.epoll, channel.as_fd());
-                    *weak = Weak::new();
+                    binding.hung_up = true;
                 }
             }
         }
@@ -104,6 +92,13 @@ impl SimChannels {
     }
 }
 
+/// Returns the local port of a channel, which follows from its descriptor's number: so it is distinct from every other
+/// handle's.
+fn local_port(claim: &Claim) -> io::Result<Port> {
+    let fd = Port::try_from(claim.fd().as_raw_fd()).map_err(io::Error::other)?;
+    Ok(FIRST_LOCAL_PORT + fd)
+}
+
 impl Channels for SimChannels {
     fn raw_fd(&self) -> RawFd {
         self.epoll.as_raw_fd()
@@ -111,26 +106,25 @@ impl Channels for SimChannels {
 
     /// # Errors
     /// `NotFound` for an unknown domain, `InvalidInput` if the port is not the domain's xenstore port, `ResourceBusy`
-    /// if it is already bound in any handle.
+    /// if it is already bound in any handle, `StorageFull` if too few descriptors are left.
     fn bind_interdomain(&mut self, domid: Domid, remote: Port) -> io::Result<Port> {
-        let Claim { port, channel } = self.domains.claim(domid, remote)?;
-        self.register(port, Binding::Guest(channel))
+        let claim = self.shared.claim(domid, remote)?;
+        self.register(claim)
     }
 
     fn bind_changes(&mut self) -> io::Result<Port> {
-        let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        let port = self.domains.claim_changes(bell.clone())?;
-        self.register(port, Binding::Changes(bell))
+        let claim = self.shared.claim_changes()?;
+        self.register(claim)
     }
 
-    /// Notifications not yet reported stay in the channel for the next binding.
+    /// Notifications not yet reported stay in the channel for the next binding. The host keeps the channel open, so it
+    /// has to be removed from the epoll by name.
     fn unbind(&mut self, port: Port) -> io::Result<()> {
         let binding = self.bindings.remove(&port).ok_or(io::ErrorKind::NotFound)?;
-        let deleted = match binding.channel() {
-            Some(channel) => epoll::delete(&self.epoll, channel.as_fd()),
-            None => Ok(()),
-        };
-        self.domains.release(port); // The claim is released last: only then may another handle register the channel.
+        let fd = binding.claim.fd();
+        let deleted = if binding.hung_up { Ok(()) } else { epoll::delete(&self.epoll, fd) };
+        // The claim is released last: only then may another handle register the channel.
+        self.shared.release(binding.claim);
         Ok(deleted?)
     }
 
@@ -157,28 +151,28 @@ impl Channels for SimChannels {
     }
 
     fn unmask(&mut self, port: Port) -> io::Result<()> {
-        if let Some(channel) = self.binding(port)?.channel() {
+        let binding = self.binding(port)?;
+        if !binding.hung_up {
             let data = EventData::new_u64(port.into());
-            epoll::modify(&self.epoll, channel.as_fd(), data, WATCHED)?;
+            epoll::modify(&self.epoll, binding.claim.fd(), data, WATCHED)?;
         }
         Ok(())
     }
 
+    /// Notifying a destroyed domain is no error, as after a real domain's death.
     fn notify(&mut self, port: Port) -> io::Result<()> {
-        match self.binding(port)? {
-            Binding::Changes(_) => Err(io::ErrorKind::InvalidInput.into()),
-            Binding::Guest(channel) => match channel.upgrade() {
-                Some(channel) => signal(channel.as_fd()),
-                None => Ok(()), // Notifying a destroyed domain is no error, as after a real domain's death.
-            },
+        match &self.binding(port)?.claim {
+            Claim::Changes(_) => Err(io::ErrorKind::InvalidInput.into()),
+            Claim::Guest { channel, .. } => signal(channel.as_fd()),
         }
     }
 }
 
 impl Drop for SimChannels {
     fn drop(&mut self) {
-        for &port in self.bindings.keys() {
-            self.domains.release(port);
+        let ports: Vec<Port> = self.bindings.keys().copied().collect();
+        for port in ports {
+            let _ = self.unbind(port);
         }
     }
 }

@@ -1,20 +1,22 @@
 //! The descriptors shared by the daemon and a guest: the ring page and the event channel.
 //!
-//! Both sides of the host use this module. The other end belongs to an untrusted process, so every call returns at
+//! Host, daemon and guests use this module. The other end belongs to an untrusted process, so every call returns at
 //! once, whatever that process did to its end.
 
 use std::ffi::{c_int, c_void};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+use rustix::fs::{
+    MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create,
+};
 use rustix::io::Errno;
 use rustix::net::sockopt::set_socket_send_buffer_size;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair,
 };
+use rustix::process::{Resource, getrlimit};
 
-use crate::host::RingPage;
 use crate::host::page::PAGE_BYTES;
 
 /// Notifications drained from a channel at once. A channel holds about six unless the guest has enlarged its buffer;
@@ -25,18 +27,35 @@ const DRAIN_MAX: usize = 16;
 /// with the default, each of 10,000 idle guests could pin 200 KiB of kernel memory.
 const SEND_BUFFER_BYTES: usize = 1;
 
-/// Creates a zeroed ring page. Returns the memory file for the guest and the daemon's mapping.
-///
-/// The file is sealed, so no process can truncate it and make the other die of SIGBUS.
-pub fn new_page() -> io::Result<(OwnedFd, RingPage)> {
+/// Number of descriptors that domains leave to the rest of a process; at most a quarter of all.
+const RESERVED: u64 = 1024;
+
+/// Returns whether a new descriptor shows that domains have used up their part of the limit of open files: the system
+/// assigns the lowest free number. Costs a system call.
+pub fn is_scarce(newest: &impl AsRawFd) -> bool {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let last = limit - RESERVED.min(limit / 4);
+    u64::try_from(newest.as_raw_fd()).is_ok_and(|fd| fd > last)
+}
+
+/// Creates the memory file of a zeroed ring page. It is sealed, so no process can truncate it and make another die of
+/// SIGBUS.
+pub fn new_page() -> io::Result<OwnedFd> {
     let file = memfd_create("xenstore-ring", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     ftruncate(&file, PAGE_BYTES as u64)?;
     fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
-    let page = RingPage::map(file.as_fd(), 0)?;
-    Ok((file, page))
+    Ok(file)
 }
 
-/// Creates an event channel. Returns the daemon's end and the guest's.
+/// Returns whether a memory file has `len` bytes and keeps them: access to a mapped page beyond the end of a truncated
+/// file raises SIGBUS. Only memory files have seals, and a seal is permanent.
+pub fn has_fixed_length(file: BorrowedFd<'_>, len: usize) -> bool {
+    let seals = fcntl_get_seals(file).unwrap_or(SealFlags::empty());
+    let size = fstat(file).ok().and_then(|about| usize::try_from(about.st_size).ok());
+    seals.contains(SealFlags::SHRINK) && size == Some(len)
+}
+
+/// Creates an event channel. Returns the host's end and the guest's.
 ///
 /// The channel is a packet socket, not a stream: a notification is a packet of any length, taken in constant time, and
 /// there is no out-of-band data that could leave the channel readable with nothing to read.

@@ -5,19 +5,28 @@ use std::io;
 
 use thiserror::Error;
 
+use crate::host::Port;
 use crate::types::Domid;
 
 /// Longest request line, without its newline. The longest valid line has 26 bytes; the rest is room for future
 /// requests.
 pub const LINE_MAX: usize = 64;
 
-/// Longest reply line: [`super::domains::LIST_MAX`] domains of 14 bytes.
+/// Longest reply line: [`LIST_MAX`] domains of 14 bytes.
 pub const REPLY_MAX: usize = 4096;
+
+/// Domains in one reply to `list`.
+pub const LIST_MAX: usize = 256;
+
+/// The port of every domain's end of its xenstore channel. The port does not identify the domain, as on a real host,
+/// where the domain builder allocates this port first in every domain.
+pub const XENSTORE_PORT: Port = 1;
 
 /// The reply to `help`.
 pub const HELP: &str = "ok create [<domid>] [keep] | attach 0 | \
     shutdown <domid> [poweroff|reboot|suspend|crash] | resume <domid> | destroy <domid> | \
-    list [<from>] | channel <domid> | adopt <domid> [keep] | help";
+    list [<from>] | page <domid> | channel <domid> | adopt <domid> [keep] | serve | leave | \
+    status | stop | help";
 
 /// Why a domain is not running (xen's sched.h, `SHUTDOWN_*`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +82,38 @@ impl fmt::Display for Listed {
     }
 }
 
+/// A host's state in the form in which `status` shows it: `123 2 served until-unused`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// The host's process id.
+    pub pid: u32,
+    /// The number of domains besides the control domain.
+    pub guests: usize,
+    /// Whether a daemon serves the host.
+    pub is_served: bool,
+    /// Whether the host ends without being stopped.
+    pub until_unused: bool,
+}
+
+impl Status {
+    /// Parses the output of [`fmt::Display`].
+    pub fn parse(text: &str) -> Option<Status> {
+        let words: Vec<&str> = text.split(' ').collect();
+        let &[pid, guests, served, until] = &words[..] else { return None };
+        let (pid, guests) = (pid.parse().ok()?, guests.parse().ok()?);
+        let is_served = served == "served";
+        Some(Status { pid, guests, is_served, until_unused: until == "until-unused" })
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let served = if self.is_served { "served" } else { "unserved" };
+        let until = if self.until_unused { "until-unused" } else { "until-stopped" };
+        write!(f, "{} {} {served} {until}", self.pid, self.guests)
+    }
+}
+
 /// A client's request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // One for each line of docs/SIM.md's table.
@@ -83,8 +124,13 @@ pub enum Request {
     Resume { domid: Domid },
     Destroy { domid: Domid },
     List { from: Domid },
+    Page { domid: Domid },
     Channel { domid: Domid },
     Adopt { domid: Domid, keep: bool },
+    Serve,
+    Leave,
+    Status,
+    Stop,
     Help,
 }
 
@@ -106,9 +152,14 @@ impl Request {
             ["destroy", n] => Request::Destroy { domid: domid_of(n)? },
             ["list"] => Request::List { from: Domid::CONTROL },
             ["list", n] => Request::List { from: domid_of(n)? },
+            ["page", n] => Request::Page { domid: domid_of(n)? },
             ["channel", n] => Request::Channel { domid: domid_of(n)? },
             ["adopt", n] => Request::Adopt { domid: domid_of(n)?, keep: false },
             ["adopt", n, "keep"] => Request::Adopt { domid: domid_of(n)?, keep: true },
+            ["serve"] => Request::Serve,
+            ["leave"] => Request::Leave,
+            ["status"] => Request::Status,
+            ["stop"] => Request::Stop,
             ["help"] => Request::Help,
             _ => return None,
         })
@@ -143,8 +194,12 @@ pub enum SimError {
     NoChannel,
     #[error("EBUSY the control domain already has a kernel")]
     Attached,
+    #[error("EBUSY another daemon serves this host")]
+    Served,
     #[error("EPERM not allowed for this domain")]
     NotThisDomain,
+    #[error("EPERM only for the daemon that serves this host")]
+    NotTheDaemon,
     #[error("EIO {0}")]
     Host(#[from] io::Error),
 }
@@ -182,11 +237,20 @@ mod tests {
     }
 
     #[test]
+    fn status_round_trips() {
+        for (is_served, until_unused) in [(true, false), (false, true)] {
+            let status = Status { pid: 7, guests: 3, is_served, until_unused };
+            assert_eq!(Status::parse(&status.to_string()), Some(status));
+        }
+        assert_eq!(Status::parse("7 3 served"), None);
+    }
+
+    #[test]
     fn list_lines_round_trip() {
         for shutdown in [None, Some(Reason::Suspend), Some(Reason::Poweroff)] {
             let listed = Listed { domid: Domid(32751), shutdown };
             assert_eq!(Listed::parse(&listed.to_string()), Some(listed));
-            let longest = (listed.to_string().len() + 1) * super::super::domains::LIST_MAX;
+            let longest = (listed.to_string().len() + 1) * LIST_MAX;
             assert!("ok\n".len() + longest <= REPLY_MAX);
         }
     }

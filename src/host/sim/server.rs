@@ -1,37 +1,40 @@
-//! The socket at which processes create and control domains, served by one thread.
+//! The process of a simulated host: a thread that keeps the domains and serves the socket at which processes create and
+//! control them. The daemon is a client, too.
 //!
 //! Replies are never queued: if the client's socket does not accept a reply at once, the connection is closed. So each
 //! client costs a buffer of one line, even a client that does not read.
 
+mod adopted;
+mod domains;
+mod lifetime;
 mod requests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use mio::net::{UnixListener, UnixStream};
 use mio::{Events, Interest, Poll, Token, Waker};
 use rustix::io::Errno;
-use rustix::process::{Resource, getrlimit};
 use slab::Slab;
 
-use super::domains::{Domains, Parts};
-use super::fds::{new_channel, new_page};
-use super::lines::LINE_MAX;
-use super::socket::{FDS_MAX, GuestEnds, receive_with};
+use super::fds::{is_scarce, new_channel, new_page};
+use super::lines::{LINE_MAX, Status};
+use super::socket::{FDS_MAX, GuestEnds, listen, receive_with};
 use crate::sync::{Arc, AtomicBool, Ordering};
 use crate::types::Domid;
+use domains::{Domains, Parts};
+pub use lifetime::Lifetime;
+use lifetime::{CHECK_INTERVAL, SocketFile, Unused};
 
 /// The number of connections at a time. With 10,000 domains this leaves a third of 20,000 descriptors to the rest of
-/// the daemon. Further clients wait in the listener's queue.
+/// the host. Further clients wait in the listener's queue.
 const CLIENTS_MAX: usize = 4096;
 
 /// Number of bytes read from a client before the next one is served: at most 73 requests.
 const READ_MAX: usize = 512;
-
-/// Number of descriptors reserved for the rest of the daemon; at most a quarter of all.
-const RESERVED: u64 = 1024;
 
 /// Pause of accepting after it failed for lack of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -39,7 +42,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const LISTENER: Token = Token(usize::MAX - 1);
 const STOP: Token = Token(usize::MAX - 2);
 
-/// The handle that ends the thread of a [`Server`].
+/// The handle that ends a host from another thread.
 pub struct Stop {
     asked: Arc<AtomicBool>,
     waker: Waker,
@@ -71,20 +74,20 @@ enum Outcome {
     Closed,
 }
 
-/// The state of the server's thread.
-pub struct Server {
+/// A simulated host.
+pub struct SimServer {
     poll: Poll,
     listener: UnixListener,
     stop: Arc<AtomicBool>,
-    domains: Arc<Domains>,
-    /// The guest's ends of domain 0. The server keeps these ends, so that another process can be the control domain's
+    domains: Domains,
+    /// The guest's ends of domain 0. The host keeps these ends, so that another process can be the control domain's
     /// kernel after the first.
     control: GuestEnds,
     /// The client that is domain 0's kernel.
     kernel: Option<usize>,
-    /// The highest descriptor that may be used. The system assigns the lowest free number, so a descriptor above this
-    /// shows that few are left.
-    last_fd: u64,
+    /// The client that is the daemon.
+    daemon: Option<usize>,
+    unused: Unused,
     clients: Slab<Client>,
     /// The limit on `clients`, which tests lower.
     clients_max: usize,
@@ -95,61 +98,104 @@ pub struct Server {
     /// Whether clients may wait in the listener's queue: there were too many clients, or no descriptors. The listener
     /// is watched edge-triggered and does not report them again.
     paused: bool,
+    /// `None` at the end of [`SimServer::run`].
+    socket: Option<SocketFile>,
 }
 
-impl Server {
-    /// Creates the control domain, and a server for the listening socket.
-    pub fn new(listener: OwnedFd, domains: Arc<Domains>) -> io::Result<(Server, Stop)> {
+impl SimServer {
+    /// Creates a host with the control domain, and listens at the socket `path` (mode 0600). A stale socket is replaced.
+    ///
+    /// # Errors
+    /// `AddrInUse` if another process serves the socket, `AlreadyExists` if the path is not a socket; those of
+    /// bind(2), such as a path that is too long (108 bytes).
+    pub fn new(path: &Path, lifetime: Lifetime) -> io::Result<(SimServer, Stop)> {
+        let listener = listen(path)?;
+        let socket = SocketFile::of(path); // Removes the socket if the rest fails.
         let (parts, control) = new_domain()?;
+        let mut domains = Domains::new()?;
         domains.insert(Some(Domid::CONTROL), parts).map_err(io::Error::other)?;
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), STOP)?;
         let mut listener = UnixListener::from_std(listener.into());
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
         let asked = Arc::new(AtomicBool::new(false));
-        let server = Server {
+        let server = SimServer {
             poll,
             listener,
             stop: asked.clone(),
             domains,
             control,
             kernel: None,
-            last_fd: last_fd(),
+            daemon: None,
+            unused: Unused::new(lifetime, Instant::now()),
             clients: Slab::new(),
             clients_max: CLIENTS_MAX,
             ready: VecDeque::new(),
             owners: BTreeMap::new(),
             paused: false,
+            socket: Some(socket),
         };
         Ok((server, Stop { asked, waker }))
     }
 
-    /// Serves until [`Stop::stop`]; then all connections are closed.
+    /// Serves until [`Stop::stop`], the request `stop` or the end of the host's lifetime. Then the socket is removed,
+    /// and after that all connections are closed: a client that sees the end of its connection finds no socket.
     pub fn run(mut self) {
         let mut events = Events::with_capacity(256);
-        while !self.stop.load(Ordering::Acquire) {
-            let wait = if self.ready.is_empty() {
-                self.paused.then_some(ACCEPT_PAUSE)
-            } else {
-                Some(Duration::ZERO)
-            };
-            // The only error that poll(2) can return here is EINTR, without events.
-            let _ = self.poll.poll(&mut events, wait);
-            let mut accept = self.paused;
-            for event in &events {
-                match event.token() {
-                    STOP => {}
-                    LISTENER => accept = true,
-                    Token(key) => self.enqueue(key),
-                }
-            }
-            for _ in 0..self.ready.len() {
-                self.pass();
-            }
-            if accept {
-                self.accept();
+        while !self.stop.load(Ordering::Acquire) && !self.is_over() {
+            self.step(&mut events);
+        }
+        self.socket = None;
+    }
+
+    /// Waits for clients and serves those that have sent something.
+    fn step(&mut self, events: &mut Events) {
+        // The only error that poll(2) can return here is EINTR, without events.
+        let _ = self.poll.poll(events, self.timeout());
+        let mut accept = self.paused;
+        for event in &*events {
+            match event.token() {
+                STOP => {}
+                LISTENER => accept = true,
+                Token(key) => self.enqueue(key),
             }
         }
+        for _ in 0..self.ready.len() {
+            self.pass();
+        }
+        if accept {
+            self.accept();
+        }
+    }
+
+    /// Returns the host's state.
+    pub fn status(&self) -> Status {
+        Status {
+            pid: std::process::id(),
+            guests: self.domains.guests(),
+            is_served: self.daemon.is_some_and(|daemon| !self.has_hung_up(daemon)),
+            until_unused: self.unused.ends_with_daemon(),
+        }
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        match () {
+            () if !self.ready.is_empty() => Some(Duration::ZERO),
+            () if self.paused => Some(ACCEPT_PAUSE),
+            () => self.clients.is_empty().then_some(CHECK_INTERVAL),
+        }
+    }
+
+    /// Returns whether the host is of no use any more: no process is connected, and either none can connect, because
+    /// the socket was removed or replaced, or the host's lifetime is over.
+    fn is_over(&mut self) -> bool {
+        let now = Instant::now();
+        if !self.clients.is_empty() {
+            self.unused.used(now);
+            return false;
+        }
+        let reachable = self.socket.as_ref().is_some_and(SocketFile::is_there);
+        !reachable || self.unused.is_over(now, || self.domains.has_living_guest())
     }
 
     /// Accepts waiting clients while there is room; the rest wait for the next round.
@@ -171,7 +217,7 @@ impl Server {
     }
 
     fn admit(&mut self, mut stream: UnixStream) {
-        if self.is_scarce(&stream) {
+        if is_scarce(&stream) {
             return; // Closes the connection, as there is no telling when there would be room.
         }
         let entry = self.clients.vacant_entry();
@@ -241,34 +287,52 @@ impl Server {
     }
 }
 
-/// Returns the highest descriptor that domains and clients may use.
-fn last_fd() -> u64 {
-    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    limit - RESERVED.min(limit / 4)
-}
-
 /// Creates a domain's page and channel; returns the host's half and the guest's.
 fn new_domain() -> io::Result<(Parts, GuestEnds)> {
-    // The channel is created first, so that its descriptor is the one compared with `last_fd`.
+    // The channel is created first, so that its descriptor shows whether descriptors are scarce.
     let (channel, theirs) = new_channel()?;
-    let (file, page) = new_page()?;
-    Ok((Parts { page, channel }, [file, theirs]))
+    let page = new_page()?;
+    let guests = page.try_clone()?;
+    Ok((Parts { page, channel }, [guests, theirs]))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
 
     use super::*;
+
+    #[test]
+    fn unused_host_stays_as_long_as_a_guest_lives() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("host");
+        let lifetime = Lifetime::UntilUnused(Duration::ZERO);
+        let (mut server, _stop) = SimServer::new(&path, lifetime).unwrap();
+        let mut events = Events::with_capacity(8);
+        let mut client = UnixStream::connect(&path).unwrap();
+        client.write_all(b"create 7 keep\n").unwrap();
+        while server.domains.guests() == 0 {
+            server.step(&mut events);
+        }
+        let mut guest = Vec::new();
+        receive_with(client.as_fd(), &mut [0; 64], &mut guest).unwrap();
+        assert_eq!(guest.len(), 2);
+        assert!(!server.is_over(), "a client is connected");
+        drop(client);
+        while !server.clients.is_empty() {
+            server.step(&mut events);
+        }
+        assert!(!server.is_over(), "the guest holds its channel");
+        drop(guest);
+        assert!(server.is_over());
+    }
 
     #[test]
     fn clients_beyond_the_limit_wait_for_a_free_slot() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("host");
-        let listener = UnixListener::bind(&path).unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let domains = Arc::new(Domains::new());
-        let (mut server, _stop) = Server::new(listener.into(), domains).unwrap();
+        let (mut server, _stop) = SimServer::new(&path, Lifetime::UntilStopped).unwrap();
         assert_eq!(server.clients_max, CLIENTS_MAX);
         server.clients_max = 2;
         let _clients: Vec<_> = (0..3).map(|_| UnixStream::connect(&path).unwrap()).collect();

@@ -17,6 +17,7 @@ macro_rules! argument {
             const GROUP: u8 = $group;
             const NUMBER: u8 = $number;
         }
+        // The size is part of the ioctl's number, so with a wrong layout the kernel knows no such ioctl.
         const _: () = assert!(size_of::<$type>() == $bytes);
     };
 }

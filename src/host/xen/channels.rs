@@ -51,6 +51,7 @@ impl Channels for XenChannels {
     }
 
     fn unbind(&mut self, port: Port) -> io::Result<()> {
+        // First, so that the port is filtered even if the ioctl fails.
         self.bound.remove(&port);
         self.call(Unbind { port }).map(drop)
     }
@@ -80,6 +81,7 @@ impl Channels for XenChannels {
     }
 
     fn unmask(&mut self, port: Port) -> io::Result<()> {
+        // The device unmasks the ports that are written to it (evtchn_write).
         rustix::io::write(&self.device, port.as_bytes())?;
         Ok(())
     }

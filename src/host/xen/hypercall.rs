@@ -71,6 +71,7 @@ impl<T: FromZeros> Buffer<T> {
     pub fn new() -> io::Result<Buffer<T>> {
         let device = open("/dev/xen/hypercall")?;
         let flags = ProtFlags::READ | ProtFlags::WRITE;
+        // SHARED: the device refuses private mappings (privcmd_buf_mmap).
         // SAFETY: a fresh mapping at an address of the kernel's choice aliases nothing.
         let pages = unsafe {
             mmap(std::ptr::null_mut(), size_of::<T>(), flags, MapFlags::SHARED, &device, 0)?

@@ -29,6 +29,7 @@ use crate::types::Domid;
 
 /// The hypervisor under this control domain.
 pub struct XenHost {
+    // Queries share the one buffer of their interface. They are rare: births, INTRODUCE, and changes of domains.
     states: Mutex<States>,
 }
 
@@ -81,6 +82,7 @@ impl Host for XenHost {
 
 /// Opens a device for reading and writing, non-blocking.
 fn open(path: &str) -> io::Result<OwnedFd> {
+    // NONBLOCK: otherwise a read of /dev/xen/evtchn would wait for a port.
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
     rustix::fs::open(path, flags, Mode::empty()).map_err(|error| within(path, error.into()))
 }

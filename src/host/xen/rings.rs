@@ -12,9 +12,12 @@ use crate::types::Domid;
 /// Maps a domain's ring page. Each mapping has its own open file, which is closed here but lives until the page is
 /// unmapped, and then releases its reference to the domain.
 pub fn map(domid: Domid, gfn: Option<Gfn>) -> io::Result<RingPage> {
+    // Linux offers the page of its own kernel's ring as a file.
     if domid == Domid::CONTROL {
         return RingPage::map(open("/proc/xen/xsd_kva")?.as_fd(), 0);
     }
+    // The grant comes first: a frame number may name any page of the guest, and mapping by number needs rights over all
+    // of them.
     let error = match by_grant(domid) {
         Ok(page) => return Ok(page),
         Err(error) => within("grant of the ring page", error),

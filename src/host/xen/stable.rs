@@ -22,6 +22,7 @@ impl Stable {
     /// Probes the hypercall; returns `None` if the hypervisor lacks it.
     pub fn open(privcmd: &Privcmd) -> io::Result<Option<Stable>> {
         let mut stable = Stable { domctl: Buffer::new()? };
+        // The control domain always exists, so any error is the interface's.
         match stable.ask(privcmd, Domid::CONTROL.0) {
             Ok(_) => Ok(Some(stable)),
             // domctl.c checks the interface version, here 0, before the command.
@@ -49,6 +50,7 @@ impl Stable {
     }
 
     fn ask(&mut self, privcmd: &Privcmd, domain: u16) -> Result<&Domctl, Errno> {
+        // Rebuilt for each query: the hypercall overwrites its input with its output.
         *self.domctl.get_mut() = Domctl {
             cmd: XEN_DOMCTL_GET_DOMAIN_STATE,
             interface_version: 0,

@@ -94,6 +94,7 @@ fn check_control(root: &Path) -> Result<(), StartError> {
 fn check_files(root: &Path) -> Result<(), StartError> {
     for (device, module) in DEVICES {
         let path = root.join(device);
+        // Opened and not only looked up, as it may exist and refuse this process.
         match open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(StartError::NoDevice { path, module });

@@ -28,6 +28,7 @@ impl States {
     /// neither.
     pub fn open() -> io::Result<States> {
         let privcmd = Privcmd::open()?;
+        // The stable interface first: it names the changed domains and has an id for each incarnation.
         let interface = match Stable::open(&privcmd)? {
             Some(stable) => Some(Interface::Stable(stable)),
             None => Listing::open(&privcmd)?.map(Interface::Sysctl),

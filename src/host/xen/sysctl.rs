@@ -53,9 +53,11 @@ impl Listing {
         self.version
     }
 
-    /// Returns the state of a domain, `None` if it does not exist.
+    /// Returns the state of a domain, `None` if it does not exist. Uses the hypercall of `changed`, so that only one
+    /// versioned layout has to be known.
     pub fn domain(&mut self, privcmd: &Privcmd, domid: Domid) -> io::Result<Option<DomainState>> {
         let first = self.list(privcmd, domid, 1)?.first();
+        // Describes the first domain from `domid` on, which may be a later one.
         Ok(first.filter(|info| info.domain == domid.0).map(DomainState::from))
     }
 
@@ -72,8 +74,10 @@ impl Listing {
             return Ok(Vec::new());
         };
         let mut now = self.states(privcmd, lowest, highest)?;
+        // Unknown domains have no nodes and no connection that a death could end.
         now.retain(|domid, _| known.binary_search(domid).is_ok());
         known.retain(|domid| may_differ(self.seen.get(domid), now.get(domid)));
+        // Only after a complete listing: after an error the next call compares with the older one again.
         self.seen = now;
         Ok(known)
     }
@@ -87,6 +91,7 @@ impl Listing {
     ) -> io::Result<BTreeMap<Domid, DomainState>> {
         let mut states = BTreeMap::new();
         let mut next = lowest;
+        // Not a snapshot. A domain that changes between two hypercalls fires the VIRQ again.
         loop {
             let list = self.list(privcmd, next, BATCH)?;
             let wanted = list.iter().take_while(|info| info.domain <= highest.0);
@@ -137,6 +142,7 @@ impl From<&DomainInfo> for DomainState {
     /// domains still map the domain's pages.
     fn from(info: &DomainInfo) -> DomainState {
         let uuid = u128::from_le_bytes(info.handle);
+        // Folded, since the id has 64 bits. Two random uuids still differ except with a chance of 2^-64.
         let halves = (uuid >> 64) ^ (uuid & u128::from(u64::MAX));
         DomainState {
             unique_id: u64::try_from(halves).expect("the upper half is 0"),

@@ -45,10 +45,12 @@ pub fn serve(listener: UnixListener, owners: OwnerThreads) -> io::Result<()> {
 
 /// Starts another thread, unless [`CLIENTS_MAX`] are running.
 fn join(crew: &Arc<Crew>) -> io::Result<()> {
+    // Counted before the comparison, so that concurrent calls cannot exceed the limit.
     if crew.threads.fetch_add(1, Ordering::SeqCst) >= CLIENTS_MAX {
         crew.threads.fetch_sub(1, Ordering::SeqCst);
         return Ok(());
     }
+    // Counted before the thread runs, or a busy crew would start yet another.
     crew.waiting.fetch_add(1, Ordering::SeqCst);
     let its_crew = Arc::clone(crew);
     let thread = std::thread::Builder::new().name("migration".into());
@@ -75,6 +77,7 @@ fn serve_clients(crew: &Arc<Crew>) {
                 End::Gone
             }
         };
+        // A thread that made room is counted by `wait_for_request` already.
         if end == End::Gone {
             crew.waiting.fetch_add(1, Ordering::SeqCst);
         }
@@ -108,6 +111,7 @@ fn serve_client(client: &UnixStream, crew: &Crew) -> End {
         tracing::warn!(%error, "cannot serve a migration client");
         return End::Gone;
     }
+    // Once for a connection, since it reads /proc.
     let owners = crew.owners.on_behalf_of(Author::of(Domid::CONTROL, pid(client)));
     loop {
         if !wait_for_request(client, crew) {
@@ -141,6 +145,7 @@ fn pid(client: &UnixStream) -> Option<u32> {
 /// waited; this thread is then counted as waiting.
 fn wait_for_request(client: &UnixStream, crew: &Crew) -> bool {
     let began = Instant::now();
+    // In slices: whether another client waits can change without a sign on this socket.
     while !is_readable(client, IDLE_LOOK) {
         let is_idle = began.elapsed() >= IDLE_TIME_MAX;
         let waiting = &crew.waiting;
@@ -163,6 +168,7 @@ fn is_readable(socket: &impl AsFd, time_max: Duration) -> bool {
     let mut polled = [PollFd::new(socket, PollFlags::IN)];
     match poll(&mut polled, timeout.as_ref()) {
         Ok(ready) => ready > 0,
+        // A signal: the caller looks again.
         Err(SystemErrno::INTR) => false,
         Err(_) => true,
     }

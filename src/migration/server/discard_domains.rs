@@ -24,6 +24,7 @@ pub fn discard_domains(owners: &OwnerThreads, domids: &[Domid]) -> Vec<Outcome> 
             Outcome::failed(domid, errno, "it was not imported, or has been served since")
         }
     };
+    // Connections and states first: a saved connection must not be restored onto nodes that are being removed.
     let outcomes: Vec<Outcome> = domids.iter().zip(owners.discard(domids)).map(discard).collect();
     let (done, _) = divided(&outcomes);
     if !done.is_empty() {
@@ -46,15 +47,17 @@ fn remove_partitions(owners: &OwnerThreads, seen: &DomainSnapshot) -> Result<(),
                 path = %path.as_path(),
                 "cannot remove a node of a discarded domain"
             );
+            // The reply has room for one path; the log has all.
             if result.is_ok() {
                 result = Err((path.clone(), errno));
             }
         }
     };
-    let now = store.domain_snapshot(&store.snapshot_all(), seen.domid);
+    let now = DomainSnapshot::of(store, &store.snapshot_all(), seen.domid);
     let roots = now.partitions.iter().chain(&seen.partitions).map(|(root, _)| root);
     for root in roots.collect::<BTreeSet<_>>().into_iter().rev() {
         let partition = store.layout().partition(root.as_path());
+        // A snapshot per partition, since the removals before have changed the tree.
         let tree = store.snapshot(partition.shard);
         let Some(node) = tree.root(&partition) else { continue };
         let (goes, stays) = divide(root, node);
@@ -82,9 +85,11 @@ fn divide(root: &PathBuf, node: &NodeArc) -> (Vec<PathBuf>, Vec<PathBuf>) {
                 todo.push((path.as_path().child(name.bytes()), child, Some(here)));
             }
         }
+        // A name without a node is the root of another partition.
         let leads = node.children().iter().any(|(_, child)| child.is_none());
         nodes.push((path, above, leads));
     }
+    // Nodes follow their parents, so a single pass from the end reaches all ancestors.
     for at in (0..nodes.len()).rev() {
         if let (_, Some(above), true) = nodes[at] {
             nodes[above].2 = true;
@@ -94,6 +99,7 @@ fn divide(root: &PathBuf, node: &NodeArc) -> (Vec<PathBuf>, Vec<PathBuf>) {
     for (path, above, leads) in &nodes {
         if *leads {
             stays.push(path.clone());
+        // Only topmost nodes: RM removes what is below.
         } else if above.is_none_or(|above| nodes[above].2) {
             goes.push(path.clone());
         }

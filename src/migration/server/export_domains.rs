@@ -15,10 +15,12 @@ use crate::migration::store::write_domains::{
 use crate::migration::stream::VERSION;
 use crate::migration::stream::fields::Order;
 use crate::server::OwnerThreads;
+use crate::store::{DomainSnapshot, Store, Tree};
 use crate::sync::Arc;
 use crate::types::{Domid, Errno, Logged, PathBuf};
 
-/// The format written: the newest version, in the byte order that needs no conversion.
+/// The format written: the newest version, in the byte order that needs no conversion. Every host that Xen runs on is
+/// little-endian.
 const FORM: Form = (VERSION, Order::Little);
 /// Buffer size of writes of small records to a pipe or file.
 const WRITE_BYTES: usize = 1 << 16;
@@ -44,13 +46,17 @@ pub fn export_domains(
         |&&domid: &&Domid| registry.get(domid).is_some_and(|it| it.presence().is_quiesced());
     // Domains to be unquiesced if this fails.
     let served: Vec<Domid> = domids.iter().filter(|domid| !is_quiesced(domid)).copied().collect();
+    // Fails for single domains only; the others are exported.
     let mut failed = owners.quiesce(domids);
     let drained = began.elapsed();
+    // One snapshot for all domains, so that a backend and its frontend are of the same moment.
     let Collected { versions, leaving, gone, behind } = collect(owners, domids);
     failed.extend(gone);
     let snapshot = began.elapsed();
     let nodes = write(owners, domids, &leaving, descriptors).map_err(|error| {
         tracing::warn!(%error, domids = %Logged(domids), "cannot write an export");
+        // A reader may have any part of the streams, but no reply has reported an export, so all domains are served
+        // again.
         owners.undo_quiesce(&served);
         Errno::EIO
     })?;
@@ -68,6 +74,7 @@ pub fn export_domains(
         "exported"
     );
     let exports = versions.into_iter().zip(leaving.into_iter().map(|leaving| leaving.seen));
+    // Last: without a mark RELEASE cannot end a domain here, so until now nothing but the quiesce has to be undone.
     let marks = owners.mark(exports.collect(), to.map(Arc::from).as_ref());
     let marks = domids.into_iter().zip(marks).zip(nodes);
     let mut outcomes = outcomes(failed, marks);
@@ -97,16 +104,13 @@ fn collect(owners: &OwnerThreads, domids: &[Domid]) -> Collected {
     // the connection, so the mark detects it.
     let trees = store.snapshot_all();
     let seen = snapshot_domains(store, &trees, domids);
-    let named = domids.iter().map(|&domid| Some((domid, left_behind(store, &trees, domid)?)));
-    let mut behind: BTreeMap<Domid, PathBuf> = named.flatten().collect();
-    // A subtree that another domain of this export includes is not left out.
-    behind.retain(|_, path| {
-        seen.iter().all(|seen| seen.partitions.iter().all(|(root, _)| root != path))
-    });
+    let behind = left_out(store, &trees, domids, &seen);
+    // Writers copy every node that a snapshot holds, and the write takes long; `seen` holds only the domains' own.
     drop(trees);
     let carried = seen.into_iter().zip(owners.save_connections(domids));
     let leaving = carried.filter_map(|(seen, carried)| {
         let domid = seen.domid;
+        // It may have died since it was quiesced.
         let domain = store.registry().get(domid).ok_or(Errno::ENOENT);
         match carried.and_then(|(client, version)| Ok((domain?, client, version))) {
             Ok((domain, client, version)) => {
@@ -120,6 +124,22 @@ fn collect(owners: &OwnerThreads, domids: &[Domid]) -> Collected {
     });
     let (versions, leaving) = leaving.unzip();
     Collected { versions, leaving, gone, behind }
+}
+
+/// Returns the subtree that is left out of each domain's export, if any.
+pub(super) fn left_out(
+    store: &Store,
+    trees: &[Tree],
+    domids: &[Domid],
+    seen: &[DomainSnapshot],
+) -> BTreeMap<Domid, PathBuf> {
+    let named = domids.iter().map(|&domid| Some((domid, left_behind(store, trees, domid)?)));
+    let mut behind: BTreeMap<Domid, PathBuf> = named.flatten().collect();
+    // A subtree that another domain of this export includes is not left out.
+    behind.retain(|_, path| {
+        seen.iter().all(|seen| seen.partitions.iter().all(|(root, _)| root != path))
+    });
+    behind
 }
 
 /// Reports the subtree left out of each exported domain, in the log and in its reply.
@@ -139,8 +159,9 @@ fn say_behind(behind: &BTreeMap<Domid, PathBuf>, outcomes: &mut [Outcome]) {
     }
 }
 
-/// Writes the streams, several in parallel; returns the number of nodes of each domain in `leaving`.
-fn write(
+/// Writes the streams, several in parallel; returns the number of nodes of each domain in `leaving`. Each
+/// stream may wait for its own reader.
+pub(super) fn write(
     owners: &OwnerThreads,
     domids: &[Domid],
     leaving: &[ExportedDomain],
@@ -184,6 +205,7 @@ fn outcomes(
         })
         .collect();
     for (domid, errno) in failed {
+        // A domain that failed to quiesce could not be collected either, and has one outcome.
         if outcomes.iter().all(|outcome| outcome.domid != Some(domid)) {
             outcomes.push(Outcome::failed(domid, errno, "it is not introduced, or was unquiesced"));
         }

@@ -35,15 +35,16 @@ const LARGE_BYTES: u64 = 1 << 24;
 static LARGE: Mutex<()> = Mutex::new(());
 
 /// Imports the domains of these streams, several streams in parallel, and calls `answer` for each stream in order.
-/// Cost: linear in the length of the streams, plus that of [`Store::import_subtrees`].
+/// Cost: linear in the length of the streams, plus that of [`import_subtrees`].
 ///
-/// [`Store::import_subtrees`]: crate::store::Store::import_subtrees
+/// [`import_subtrees`]: crate::store::import_subtrees()
 pub fn import_domains(
     owners: &OwnerThreads,
     descriptors: Vec<OwnedFd>,
     import: Import,
     reply: impl FnMut(Vec<Outcome>),
 ) {
+    // Takes descriptors in their order, so a peer may write its pipes one after another.
     run_parallel(descriptors, |stream| import_stream(owners, stream, import), reply);
 }
 
@@ -56,9 +57,11 @@ struct Bounded {
 
 impl Read for Bounded {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        // May block while another large stream is in memory. A peer that writes this one then times out, at worst.
         if self.read > LARGE_BYTES && self.large.is_none() {
             self.large = Some(LARGE.lock());
         }
+        // At the limit the stream seems to end, so the reader reports the record that is cut off.
         let left = usize::try_from(STREAM_BYTES_MAX - self.read).unwrap_or(usize::MAX);
         let len = bytes.len().min(left);
         let read = self.input.read(&mut bytes[..len])?;
@@ -79,6 +82,7 @@ fn import_stream(
         let input = input.insert(Bounded { input: stream, read: 0, large: None });
         let mut reader = Reader::new(BufReader::with_capacity(READ_BYTES, input))?;
         let state = State::read(&mut reader)?;
+        // Known only now, as the digest is the last record but one.
         match needs_digest && !reader.has_digest() {
             true => Err(reader.error(StreamError::NoDigest)),
             false => Ok(state),
@@ -94,6 +98,7 @@ fn import_stream(
             return vec![Outcome { domid: None, result: Err((errno, error.to_string())) }];
         }
     };
+    // Reading includes the wait for the peer, so the log shows both times.
     let read = began.elapsed();
     let (arrivals, left) = split_by_domain(state);
     if left > 0 {
@@ -133,6 +138,7 @@ fn check_all(owners: &OwnerThreads, arrivals: &[ImportedDomain]) -> Vec<Outcome>
     let domids: Vec<Domid> = arrivals.iter().map(|arrival| arrival.domid).collect();
     let standings = owners.standings(&domids);
     let check_one = |(arrival, standing): (&ImportedDomain, Result<Standing, Errno>)| {
+        // As a real import does: `check_domain` finds only domains that are registered.
         owners.known_domain(arrival.domid);
         let checked = match standing.map_or(Presence::Absent, |standing| standing.presence) {
             Presence::Absent => check_domain(owners.store(), arrival),
@@ -165,18 +171,22 @@ fn outcome(domid: Domid, numbers: Vec<u64>, result: Result<(), PlaceError>) -> O
     Outcome::failed(domid, errno, refusal)
 }
 
-/// Inserts each domain or refuses it, in parallel unless they have few nodes. INTRODUCE connects the domains later.
+/// Inserts each domain or refuses it, in parallel unless they have few nodes. INTRODUCE connects the domains later:
+/// only the toolstack knows the event channel on this host, and backends may connect in between.
 fn place_all(owners: &OwnerThreads, arrivals: Vec<ImportedDomain>) -> Vec<Outcome> {
     let domids: Vec<Domid> = arrivals.iter().map(|arrival| arrival.domid).collect();
     let nodes: usize = arrivals.iter().map(|arrival| arrival.nodes.len()).sum();
+    // From here until `hand_over` the domids are reserved: INTRODUCE is EBUSY, another import EEXIST.
     let expected = owners.expect(&domids);
     let place = |(arrival, expected)| place_one(owners, arrival, expected);
     let expected = arrivals.into_iter().zip(expected);
     let placed: Vec<(Outcome, Option<ImportEnd>)> = match nodes {
+        // Rayon's threads would have to be woken, and would take cores from the guests that run here.
         ..=FEW_NODES => expected.map(place).collect(),
         _ => Workers::find().map(expected.collect::<Vec<_>>(), place),
     };
     let (mut outcomes, over): (Vec<_>, Vec<_>) = placed.into_iter().unzip();
+    // The refused domains, too: their domids become free again.
     hand_over(owners, over.into_iter().flatten().collect(), &mut outcomes);
     outcomes.sort_by_key(|outcome| outcome.domid);
     outcomes
@@ -210,6 +220,7 @@ fn place_one(
 fn hand_over(owners: &OwnerThreads, over: Vec<ImportEnd>, outcomes: &mut [Outcome]) {
     let domids: Vec<Domid> = over.iter().map(|(domain, _)| domain.domid).collect();
     for (domid, result) in domids.into_iter().zip(owners.arrive(over)) {
+        // It died: the sweep removes the nodes that it owned; those of the control domain stay for the toolstack.
         if result.is_err()
             && let Some(outcome) = outcomes.iter_mut().find(|it| it.domid == Some(domid))
         {
@@ -225,9 +236,11 @@ fn place(
 ) -> Result<(Client, DomainSnapshot), PlaceError> {
     let (store, mut generations) = (owners.store(), Generations::default());
     let (executed, seen) = try_often(
+        // A new caller for each try, since it has the epoch that was stale.
         || place_domain(store, &arrival, &owners.caller(), &mut generations),
         |refusal| matches!(refusal, PlaceError::Nodes(_, ImportError::StaleEpoch)),
     )?;
+    // Also wakes the workers to which events were pushed; this thread has no pass.
     owners.settle(executed);
     // A domain that was not introduced at its source is quiesced here and can be discarded like others.
     let domid = arrival.domid;

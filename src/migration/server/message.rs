@@ -1,4 +1,5 @@
-//! Messages with descriptors on a blocking socket.
+//! Messages with descriptors on a blocking socket. The client socket takes no descriptors: there every read would have
+//! to be a recvmsg(2).
 
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
@@ -26,6 +27,7 @@ pub fn receive(socket: &UnixStream) -> io::Result<Option<Request>> {
     let mut received = Vec::new();
     loop {
         match frame(&bytes[..len]) {
+            // A connection has one request in flight (docs/MIGRATION.md), so nothing may follow it.
             Frame::Message { header, payload, rest: [] } => {
                 let (header, payload) = (*header, payload.to_vec());
                 return Ok(Some(Request { header, payload, descriptors: received }));
@@ -40,6 +42,7 @@ pub fn receive(socket: &UnixStream) -> io::Result<Option<Request>> {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             more => len += more,
         }
+        // Each receive may add descriptors, so their sum is compared.
         if received.len() > DESCRIPTORS_MAX {
             return Err(io::ErrorKind::InvalidData.into());
         }

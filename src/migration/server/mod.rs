@@ -4,7 +4,7 @@
 //! ```text
 //!   client -- request, descriptors --> clients --> requests --+--> export_domains --> streams
 //!   client <-- a reply per domain --- clients <-- requests <--+--> import_domains <-- streams
-//!                                                   |         +--> discard_domains, domain_states
+//!                                                   |         +--> discard_domains, domain_states, check_export
 //!                                                 OwnerThreads: each domain's owner thread
 //! ```
 //!
@@ -12,6 +12,7 @@
 //! disk. A request with several descriptors is handled by one thread for each core (run_parallel.rs). These threads
 //! hold no lock of the store while they block, and no other thread waits for them.
 
+mod check_export;
 mod clients;
 mod discard_domains;
 mod domain_states;

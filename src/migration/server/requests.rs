@@ -4,6 +4,7 @@ use std::io;
 use std::os::unix::net::UnixStream;
 
 use super::Outcome;
+use super::check_export::check_export;
 use super::discard_domains::discard_domains;
 use super::domain_states::{AT_ONCE, domain_states};
 use super::export_domains::export_domains;
@@ -71,12 +72,17 @@ pub(super) fn perform(
     let Request { header, payload, descriptors } = request;
     let parse = match Row::of(header.kind.get()).map(|row| row.parser) {
         Some(Parser::Migration(parse)) => parse,
+        // Operations of the client socket are unknown here, as this socket's are there.
         Some(Parser::Payload(_) | Parser::Arguments(_)) | None => return Err(Errno::ENOSYS),
     };
     match parse(&payload)? {
         MigrationRequest::Export(ranges, to) => {
             let domids = few(domids(owners, &ranges, introduced)?)?;
             replies.add(export_domains(owners, &domids, to.as_deref(), descriptors)?);
+        }
+        MigrationRequest::CheckExport(ranges) => {
+            let domids = few(domids(owners, &ranges, introduced)?)?;
+            replies.add(check_export(owners, &domids, descriptors)?);
         }
         MigrationRequest::Import(import) => {
             if descriptors.is_empty() {
@@ -91,6 +97,7 @@ pub(super) fn perform(
         }
         MigrationRequest::States(ranges) => {
             let domids = domids(owners, &ranges, |_, known| known.to_vec())?;
+            // An empty list still has one batch, which is sent with the final reply.
             replies.left = domids.len().div_ceil(AT_ONCE).max(1);
             domain_states(owners, &domids, |outcomes| replies.add(outcomes));
         }
@@ -117,6 +124,8 @@ fn domids(
     let mut domids = Vec::new();
     for &range in ranges {
         let (Range::One(first) | Range::Known(first, _)) = range;
+        // A range that begins with a privileged domid is refused like a single one; further ones in a range are
+        // skipped.
         if registry.is_privileged(first) {
             return Err(Errno::EINVAL);
         }
@@ -136,7 +145,8 @@ fn domids(
     Ok(domids)
 }
 
-/// Checks the limit of domains that are quiesced together.
+/// Checks the limit of domains that are quiesced together. Each of them pauses until the last one is exported, so more
+/// would pause longer.
 fn few(domids: Vec<Domid>) -> Result<Vec<Domid>, Errno> {
     if domids.len() > DOMAINS_MAX { Err(Errno::E2BIG) } else { Ok(domids) }
 }
@@ -146,6 +156,7 @@ fn show(outcome: &Outcome) -> Vec<u8> {
     let domid = outcome.domid.map_or("-".into(), |domid| domid.to_string());
     let strings: Vec<String> = match &outcome.result {
         Ok(words) => ["OK".into()].into_iter().chain(words.iter().cloned()).collect(),
+        // Sentences quote streams, and a NUL would end the string.
         Err((errno, why)) => vec![errno.to_string(), why.replace('\0', " ")],
     };
     let strings = [domid].into_iter().chain(strings);

@@ -22,10 +22,12 @@ pub fn run_parallel<T: Send, R: Send>(
     if threads == 1 {
         return items.into_iter().map(work).for_each(done);
     }
+    // Results wait here for those of earlier items.
     let mut results: VecDeque<Option<R>> = items.iter().map(|_| None).collect();
     let mut sent = 0;
     let items = Mutex::new(items.into_iter().enumerate());
     let next = || items.lock().next();
+    // Unbounded, but it holds one result for each item at most.
     let (sender, receiver) = unbounded();
     let take = |sender: Sender<(usize, R)>| {
         while let Some((place, item)) = next() {
@@ -43,6 +45,7 @@ pub fn run_parallel<T: Send, R: Send>(
         if (0..threads).map(begin).filter(|begun| *begun).count() == 0 {
             take(sender.clone());
         }
+        // Otherwise the loop below would never end.
         drop(sender);
         for (place, result) in receiver {
             results[place - sent] = Some(result);

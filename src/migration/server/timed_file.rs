@@ -80,12 +80,14 @@ impl Read for TimedFile {
 
 impl Write for TimedFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // A file has no peer that could stall, and poll(2) always reports it as ready.
         if !self.has_an_end() {
             return self.file.write(bytes);
         }
         self.wait(PollFlags::OUT)?;
         if self.kind == FileType::Socket {
-            // A short write is normal, and `Interrupted` makes the caller retry.
+            // A short write is normal, and `Interrupted` makes the caller retry. poll(2) promises room for some bytes
+            // only, so without DONTWAIT the call could block.
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
             let sent = send(&self.file, bytes, flags).map_err(io::Error::from);
             return sent.map_err(|error| match error.kind() {

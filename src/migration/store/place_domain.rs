@@ -14,7 +14,8 @@ use crate::domain::{Domain, Quota};
 use crate::migration::stream::state::{Client, State};
 use crate::migration::stream::{Domain as DomainRecord, Node, Transport};
 use crate::store::{
-    Caller, DomainSnapshot, Executed, Generations, ImportError, ImportedNode, Store,
+    Caller, DomainSnapshot, Executed, Generations, ImportError, ImportedNode, Store, check_import,
+    import_subtrees,
 };
 use crate::sync::Arc;
 use crate::types::Presence;
@@ -56,11 +57,13 @@ pub enum PlaceError {
 /// Splits a state by domain. Returns the domains' parts, and the number of nodes that belong to none of them. The
 /// control domain is not migrated.
 pub fn split_by_domain(state: State) -> (Vec<ImportedDomain>, usize) {
+    // The partition of a path does not depend on the number of shards.
     let layout = Layout::new(1);
     let mut arrivals: BTreeMap<Domid, ImportedDomain> = BTreeMap::new();
     let mut machines = HashMap::<PathBuf, Domid, RandomState>::default();
     for domid in state.domids().into_iter().filter(|&domid| domid != Domid::CONTROL) {
         let named = state.nodes.get(machine_name(domid).as_path().bytes());
+        // The source has left out such a subtree. The check is repeated, as the stream may come from another daemon.
         let machine = named.and_then(|node| machine_named(domid, &node.perms, &node.value));
         if let Some(root) = machine {
             machines.entry(root.to_buf()).or_insert(domid);
@@ -82,6 +85,7 @@ pub fn split_by_domain(state: State) -> (Vec<ImportedDomain>, usize) {
         }
     }
     for client in state.clients.into_values() {
+        // The sockets of a live update belong to no domain that moves.
         if let Transport::Ring(domid, ..) = client.connection.transport
             && let Some(arrival) = arrivals.get_mut(&domid)
         {
@@ -94,7 +98,7 @@ pub fn split_by_domain(state: State) -> (Vec<ImportedDomain>, usize) {
 /// Places a domain's nodes in the store, and sets its features, quotas and target. `by` is the control domain.
 /// Watchers are notified of the nodes as if `by` had created them; the caller sets the domain's own watches
 /// afterwards, so that these do not fire for it. Returns also the imported partitions. Cost: see
-/// [`Store::import_subtrees`].
+/// [`import_subtrees`].
 ///
 /// A permission of a domain that does not live here applies to no domain, not even to a later incarnation of that
 /// domid. Quotas with unknown names are ignored.
@@ -108,9 +112,11 @@ pub fn place_domain(
     generations: &mut Generations,
 ) -> Result<(Executed, DomainSnapshot), PlaceError> {
     let (domain, target) = admit(store, arrival)?;
+    // Stamped with the present: entries apply to domains that live here now, and to no later ones.
     let imported_nodes = imported_nodes(&arrival.nodes, store.registry().now());
-    let placed = store.import_subtrees(arrival.domid, &imported_nodes, by, generations);
+    let placed = import_subtrees(store, arrival.domid, &imported_nodes, by, generations);
     let placed = placed.map_err(|error| refusal(arrival.domid, error))?;
+    // Only now, when nothing can fail any more: an import takes effect completely or not at all.
     if let Some(target) = target {
         store.registry().set_target(&domain, &target);
     }
@@ -120,14 +126,14 @@ pub fn place_domain(
     Ok(placed)
 }
 
-/// Checks that a domain could be imported now. Cost: see [`Store::check_import`].
+/// Checks that a domain could be imported now. Cost: see [`check_import`].
 ///
 /// # Errors
 /// The reason why it cannot.
 pub fn check_domain(store: &Store, arrival: &ImportedDomain) -> Result<(), PlaceError> {
     admit(store, arrival)?;
     let imported_nodes = imported_nodes(&arrival.nodes, store.registry().now());
-    store.check_import(&imported_nodes).map_err(|error| refusal(arrival.domid, error))
+    check_import(store, &imported_nodes).map_err(|error| refusal(arrival.domid, error))
 }
 
 /// Returns the domain, and its target (SET_TARGET), if it has one.
@@ -137,6 +143,7 @@ fn admit(
 ) -> Result<(Arc<Domain>, Option<Arc<Domain>>), PlaceError> {
     let (domid, registry) = (arrival.domid, store.registry());
     let domain = registry.get(domid).ok_or(PlaceError::Unknown(domid))?;
+    // With IMPORT_DOMAINS the owner thread has excluded this; tests place domains without one.
     if domain.is_introduced() {
         return Err(PlaceError::Taken(domid, domain.presence()));
     }

@@ -69,6 +69,7 @@ pub(super) fn machine_named<'v>(
 
 /// Parses a value as the path of a virtual machine.
 fn path_named(value: &[u8]) -> Option<Path<'_>> {
+    // Only children of `/vm`: a deeper path could name a part of another machine's subtree.
     let name = value.strip_prefix(MACHINES).filter(|name| !name.contains(&b'/'))?;
     Path::parse(value).ok().filter(|_| !name.is_empty())
 }
@@ -77,6 +78,7 @@ fn path_named(value: &[u8]) -> Option<Path<'_>> {
 fn can_write(domid: Domid, perms: &[Entry]) -> bool {
     let Some((owner, others)) = perms.split_first() else { return true };
     let means = |entry: &&Entry| !entry.ignored && [domid, Domid::ANY].contains(&entry.domid);
+    // The owner's letter is the access of all domains without an entry (xenstore.txt, SET_PERMS).
     let access = others.iter().find(means).map_or(owner.access, |entry| entry.access);
     owner.domid == domid || access.allows(Access::WRITE)
 }

@@ -68,7 +68,7 @@ pub type Form = (u32, Order);
 /// many.
 pub fn snapshot_domains(store: &Store, trees: &[Tree], domids: &[Domid]) -> Vec<DomainSnapshot> {
     let see_one = |&domid: &Domid| {
-        let mut seen = store.domain_snapshot(trees, domid);
+        let mut seen = DomainSnapshot::of(store, trees, domid);
         seen.partitions.sort_by(|(root, _), (other, _)| root.as_path().order(other.as_path()));
         (seen, machine(store, trees, domid))
     };
@@ -85,6 +85,7 @@ pub fn snapshot_domains(store: &Store, trees: &[Tree], domids: &[Domid]) -> Vec<
                 let at = seen.partitions.partition_point(is_before);
                 seen.partitions.insert(at, (root, NodeArc::clone(node)));
             }
+            // Its creation would be missing in the export, so it invalidates the mark.
             Some((root, None)) => seen.absent = Some(root),
             _ => {}
         }
@@ -97,7 +98,8 @@ pub fn snapshot_domains(store: &Store, trees: &[Tree], domids: &[Domid]) -> Vec<
 /// each domain. Cost: their nodes. Unless these are few, the workers share them by subtrees while finished records
 /// are written. Memory: the records of up to 64 domains three times, in production, ready, and in output.
 ///
-/// Nodes with a dead owner are left out, as their removal is due.
+/// Nodes with a dead owner are left out, as their removal is due. A snapshot never changes in place, so a slow reader
+/// delays no client of the store.
 ///
 /// # Errors
 /// Those of the output; `InvalidInput` for a value that the format cannot represent.
@@ -124,6 +126,7 @@ pub fn write_domains<W: Write>(
     } else {
         let workers = Workers::find();
         let make_one = |leaving: &ExportedDomain| records(store, leaving, form, Some(&workers));
+        // Subtrees are the unit of work, so one large domain is also shared among the threads.
         let make = |some: &[ExportedDomain]| workers.map(some, make_one).into_iter().collect();
         make_while_writing(leaving.chunks(DOMAINS_AT_ONCE), make, write)?;
     }
@@ -140,7 +143,9 @@ fn make_while_writing<T: Send, R: Send>(
     make: impl Fn(T) -> R + Sync,
     write: impl FnMut(R) -> io::Result<()>,
 ) -> io::Result<()> {
+    // One batch is ready while one is made and one is written: three in memory.
     let (ready, to_write) = bounded(1);
+    // The closure is lost with a thread that cannot be started, so its items are kept twice.
     let (rest, make) = (items.clone(), &make);
     thread::scope(|scope| {
         let making = move || {
@@ -156,6 +161,7 @@ fn make_while_writing<T: Send, R: Send>(
             tracing::warn!(%error, "cannot start an export thread, working on one thread");
             return rest.map(make).try_for_each(write);
         }
+        // An error drops the receiver, which ends the other thread.
         to_write.into_iter().try_for_each(write)
     })
 }
@@ -166,6 +172,7 @@ fn are_few(leaving: &[ExportedDomain]) -> bool {
         return false;
     }
     let partitions = leaving.iter().flat_map(|leaving| &leaving.seen.partitions);
+    // Never more than decides: a guest chooses how wide and how deep its tree is.
     let mut open: Vec<&NodeArc> = partitions.map(|(_, node)| node).take(FEW_NODES + 1).collect();
     let mut nodes = open.len();
     while nodes <= FEW_NODES
@@ -221,6 +228,7 @@ fn write_subtree(
         count += 1;
         append(&record, version, order, &mut out)
     };
+    // The sweep is about to remove it, with everything below.
     if !lives(root_node) {
         return Ok((out, 0));
     }
@@ -237,6 +245,7 @@ fn write_subtree(
                 write(&path, child)?;
                 open.push((path.len(), child.children().iter()));
             }
+            // A dead owner's subtree is left out as a whole, as the sweep removes it.
             Some(_) => {}
         }
     }
@@ -265,6 +274,7 @@ fn around(
     if let Some(client) = &leaving.client {
         let mut connection = client.connection.clone();
         connection.id = id;
+        // The owner thread saves no target: it is the registry's, and may have died since.
         if let Transport::Ring(domid, target, _) = &mut connection.transport {
             let subject = store.registry().subject(domain);
             (*domid, *target) = (subject.domid, subject.target);

@@ -30,6 +30,7 @@ impl Digest {
     /// # Errors
     /// Those of the file.
     pub fn of_file(mut file: impl Read) -> io::Result<(Digest, u64)> {
+        // In blocks, so that a file of any length takes constant memory.
         let (mut digester, mut bytes, mut len) = (Digester::default(), vec![0; READ_BYTES], 0);
         loop {
             match file.read(&mut bytes) {

@@ -116,6 +116,7 @@ impl<'a> Body<'a> {
 
     /// Returns the next `len` bytes; errors name `field`.
     pub fn take(&mut self, len: usize, field: &'static str) -> Result<&'a [u8], StreamError> {
+        // A comparison without an addition, which a length from a stream could overflow.
         let taken = self.bytes[self.at..].get(..len).ok_or(StreamError::PastTheEnd(field))?;
         self.at += len;
         Ok(taken)
@@ -172,6 +173,7 @@ impl<'a> Body<'a> {
 
     /// Reads a string up to its NUL; returns it without the NUL.
     pub fn string_to_nul(&mut self, field: &'static str) -> Result<&'a [u8], StreamError> {
+        // Within this record, so a missing NUL cannot take bytes of the next one.
         let rest = &self.bytes[self.at..];
         let len =
             rest.iter().position(|&byte| byte == 0).ok_or(StreamError::Unterminated(field))?;
@@ -198,6 +200,7 @@ impl<'a> Sink<'a> {
     /// Appends to `out`; alignment is relative to its present end.
     pub fn new(out: &'a mut Vec<u8>, order: Order) -> Sink<'a> {
         let start = out.len();
+        // Padding is relative to the body, not to a buffer that holds several records.
         Sink { out, order, start }
     }
 

@@ -75,6 +75,7 @@ pub fn read_v8(bytes: &[u8], order: Order) -> Result<Data, StreamError> {
         NODE => {
             let path = sized(&mut body, "path length")?;
             let count = body.u32("perm count")?;
+            // Collected, not reserved: the count is the stream's, and a wrong one fails at the first missing entry.
             let perms = (0..count).map(|_| perm(&mut body)).collect::<Result<_, _>>()?;
             Data::Node(path, perms, sized(&mut body, "value length")?)
         }

@@ -41,7 +41,7 @@ pub struct Reader<R> {
     returned: Vec<u8>,
     /// The record, or the part of the header, read last.
     bytes: Vec<u8>,
-    /// Of all bytes before the record read last.
+    /// Of all bytes before the record read last. Kept up with every record, as the stream cannot be read again.
     digester: Digester,
     has_digest: bool,
     record: u64,
@@ -80,10 +80,12 @@ impl<R: Read> Reader<R> {
         }
         reader.next += IDENT.len() as u64;
         let numbers = reader.fill(2 * size_of::<u32>());
+        // The header is big-endian whatever the records are.
         let (version, flags) = numbers.and_then(|()| reader.numbers(Order::Big))?;
         reader.version = version;
         match (reader.version, flags & !FLAG_BIG_ENDIAN) {
             (1..=VERSION, 0) => {}
+            // An unknown flag may change the layout of all records.
             (1..=VERSION, _) => return Err(reader.error(StreamError::Flags(flags))),
             (version, _) => return Err(reader.error(StreamError::Version(version))),
         }
@@ -91,6 +93,7 @@ impl<R: Read> Reader<R> {
             reader.order = Order::Big;
         }
         reader.digester.add(&IDENT);
+        // The digest covers the header, so that a changed version or byte order shows.
         reader.digester.add(&reader.bytes);
         Ok(reader)
     }
@@ -125,6 +128,7 @@ impl<R: Read> Reader<R> {
     /// # Errors
     /// With the record's number and offset. The rest of the stream cannot be read after an error.
     pub fn next_record(&mut self) -> Result<Option<Record>, ReadError> {
+        // END ends the stream, even if its pipe stays open.
         if self.ended {
             return Ok(None);
         }
@@ -134,11 +138,13 @@ impl<R: Read> Reader<R> {
         self.fill(HEAD_BYTES)?;
         let (kind, len) = self.numbers(self.order)?;
         self.kind = kind;
+        // Before the body is read, so that a damaged length does not wait for bytes that never come.
         if len > RECORD_BYTES_MAX {
             return Err(self.error(StreamError::TooLong(len)));
         }
         let len = usize::try_from(len).unwrap_or(usize::MAX);
         self.fill(HEAD_BYTES + len.next_multiple_of(8))?;
+        // Taken out for `parse`, which needs `self`, and put back to reuse its allocation.
         let bytes = std::mem::take(&mut self.bytes);
         let record = self.parse(kind, &bytes[HEAD_BYTES..][..len]);
         let record = record.and_then(|record| self.check_digest(record, &bytes));
@@ -197,10 +203,10 @@ impl<R: Read> Reader<R> {
         Ok(record)
     }
 
-    /// C xenstored includes padding in the length, so up to seven extra bytes are accepted, but only in a length that is
-    /// a multiple of 8: any other is damaged, and the next record would be sought too far on, where the first words of a
-    /// node's body read as END. C also (August 2026) writes WATCH_DATA_EXTENDED four bytes shorter than its length says:
-    /// depending on the padding, the body then includes the next record's first word of eight bytes or not.
+    /// C xenstored includes padding in the length, so up to seven extra bytes are accepted, but only in a length that
+    /// is a multiple of 8: any other is damaged, and the next record would be sought too far on, where the first words
+    /// of a node's body read as END. C also (August 2026) writes WATCH_DATA_EXTENDED four bytes shorter than its length
+    /// says: depending on the padding, the body then includes the next record's first word of eight bytes or not.
     fn parse(&mut self, kind: u32, bytes: &[u8]) -> Result<Record, StreamError> {
         let mut body = Body::new(bytes, self.order);
         let record = Record::read(kind, self.version, &mut body)?;
@@ -210,6 +216,7 @@ impl<R: Read> Reader<R> {
             1..8 if is_padded => Ok(record),
             8..12 if is_padded && kind == kind::WATCH_DATA_EXTENDED => {
                 self.returned = bytes[bytes.len() - 8..].to_vec();
+                // So the error of the next record names its true offset.
                 self.next -= 8;
                 Ok(record)
             }

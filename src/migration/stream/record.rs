@@ -135,6 +135,7 @@ impl Record {
             },
             kind::CONNECTION_DATA => Record::Connection(Connection::read(body)?),
             kind::WATCH_DATA => Record::Watch(Watch::read(body, false)?),
+            // Version 1 does not assign this type, so there it is skipped like any unknown one.
             kind::WATCH_DATA_EXTENDED if version >= 2 => Record::Watch(Watch::read_extended(body)?),
             kind::TRANSACTION_DATA => {
                 Record::Transaction { connection: body.u32("conn-id")?, tx_id: body.u32("tx-id")? }
@@ -195,6 +196,7 @@ impl Record {
                 sink.bytes(bytes);
                 kind::DIGEST
             }
+            // Its body was not kept.
             Record::Unknown(kind) => *kind,
         };
         Ok(kind)
@@ -225,6 +227,7 @@ impl Connection {
         let input_len = body.u16("in-data-len")?;
         let output_begun = body.u16("out-resp-len")?;
         let output_len = body.u32("out-data-len")?;
+        // The restored output takes `out-resp-len` for the part of `out-data` that completes a message.
         if u32::from(output_begun) > output_len {
             return Err(StreamError::Value("out-resp-len", output_begun.into()));
         }
@@ -292,6 +295,7 @@ impl Watch {
 
     fn write(&self, version: u32, sink: &mut Sink<'_>) -> Result<u32, StreamError> {
         sink.u32(self.connection);
+        // Lengths of strings include their NUL.
         sink.u16(short("wpath", self.path.len() + 1)?).u16(short("token", self.token.len() + 1)?);
         let depth = self.depth.filter(|_| version >= 2);
         if let Some(depth) = depth {
@@ -310,6 +314,7 @@ impl Node {
         let perms = (0..perms).map(|_| read_entry(body)).collect::<Result<_, _>>()?;
         let path = body.string(path.into(), "path")?.to_vec();
         let value = body.take(value.into(), "value")?.to_vec();
+        // No connection has the number 0.
         let pending = (connection != 0).then_some((connection, tx_id, access));
         Ok(Node { pending, path, value, perms })
     }
@@ -333,6 +338,7 @@ impl Domain {
         let (domid, count) = (Domid(body.u16("domain-id")?), body.u16("n-quota")?);
         let features = body.u32("features")?;
         let quotas = quotas(body, count.into())?;
+        // In version 1 the field is 0.
         Ok(Domain { domid, features: (version >= 2).then_some(features), quotas })
     }
 

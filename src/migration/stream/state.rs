@@ -107,6 +107,7 @@ impl State {
 
     fn take(&mut self, record: Record) -> Result<(), StreamError> {
         match record {
+            // The descriptors of a live update mean nothing to another process.
             Record::End | Record::Global { .. } | Record::Digest(_) => {}
             Record::Connection(connection) => self.take_connection(connection)?,
             Record::Watch(watch) => self.take_watch(watch)?,
@@ -147,6 +148,7 @@ impl State {
             if !domid.is_real() {
                 return Err(StreamError::Value("domid", domid.0.into()));
             }
+            // Found after the insertion: an error discards the state as a whole.
             if self.rings.insert(domid, id).is_some() {
                 return contradiction(format!("domain {domid} already has a ring"));
             }
@@ -163,6 +165,7 @@ impl State {
         let mut space = PathSpace::new();
         match Path::resolve(&watch.path, client.domid(), ABS_PATH_MAX, &mut space) {
             Ok(_) => client.watches.push(watch),
+            // C xenstored lets guests set such watches: an error would let one of them block an import.
             Err(_) if watch.path.starts_with(b"@") => {}
             Err(_) => return contradiction(format!("{:?} is not a valid path", show(&watch.path))),
         }
@@ -182,10 +185,12 @@ impl State {
             };
             return once(nodes, path, node);
         }
+        // The owner is charged for it, so it must have one.
         if node.perms.is_empty() {
             return Err(StreamError::Value("perm-count", 0));
         }
         if let Some(parent) = path.as_path().parent()
+            // Nodes come in order, so mostly the parent is that of the node before, and no look-up is needed.
             && self.parent.as_ref().is_none_or(|last| last.as_path() != parent)
             && !is_root_of_partition(path.as_path())
         {
@@ -220,6 +225,7 @@ fn weight(record: &Record) -> u64 {
         Record::Transaction { .. } => TRANSACTION_BYTES,
         Record::Node(node) => {
             let alone = if node.pending.is_some() { PENDING_BYTES } else { NODE_BYTES };
+            // The path twice: in the record and as the key of the map.
             alone + 2 * node.path.len() + node.value.len() + size_of_val(&*node.perms)
         }
         Record::GlobalQuota(per_domain, global) => of_quotas(per_domain) + of_quotas(global),

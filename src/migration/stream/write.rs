@@ -28,6 +28,7 @@ impl<W: Write> Writer<W> {
         let mut writer =
             Writer { output, version, order, bytes: Vec::new(), digester: Digester::default() };
         let header = [&IDENT[..], &version.to_be_bytes(), &flags.to_be_bytes()].concat();
+        // Like all bytes, so that the digest covers it.
         writer.write_appended(&header)?;
         Ok(writer)
     }
@@ -53,7 +54,7 @@ impl<W: Write> Writer<W> {
         self.output.write_all(records)
     }
 
-    /// Writes the digest and END, flushes, and returns the output.
+    /// Writes the digest and END, flushes, and returns the output. Takes the writer, so that nothing can follow END.
     ///
     /// # Errors
     /// Those of the output.
@@ -76,11 +77,13 @@ pub fn append(
     out: &mut Vec<u8>,
 ) -> Result<(), StreamError> {
     let start = out.len();
+    // The head is filled in below, once type and length are known.
     out.resize(start + HEAD_BYTES, 0);
     let kind = record.write(version, order, out);
     let len = u32::try_from(out.len() - start - HEAD_BYTES).unwrap_or(u32::MAX);
     let kind = match kind {
         Ok(kind) if len <= RECORD_BYTES_MAX => kind,
+        // The head is removed, too: a caller may have written other records to `out` before.
         other => {
             out.truncate(start);
             return other.and(Err(StreamError::TooLong(len)));

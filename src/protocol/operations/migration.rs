@@ -12,6 +12,8 @@ pub const DESTINATION_BYTES_MAX: usize = 256;
 pub enum MigrationRequest {
     /// EXPORT_DOMAINS: quiesces the domains and writes their streams, for the destination that the client names.
     Export(Vec<Range>, Option<String>),
+    /// EXPORT_DOMAINS with `check`: writes the streams without watches and transactions, and changes nothing.
+    CheckExport(Vec<Range>),
     /// IMPORT_DOMAINS from the file descriptors sent with the request.
     Import(Import),
     /// DISCARD_DOMAINS: rolls back imports.
@@ -50,6 +52,9 @@ pub enum Range {
 pub fn export_domains(payload: &[u8]) -> Result<MigrationRequest, Errno> {
     let last = payload.strip_suffix(b"\0").ok_or(Errno::EINVAL)?;
     let begin = last.iter().rposition(|&byte| byte == 0).map_or(0, |at| at + 1);
+    if &last[begin..] == b"check" {
+        return Ok(MigrationRequest::CheckExport(ranges(&payload[..begin])?));
+    }
     let Some(to) = last[begin..].strip_prefix(b"to=") else {
         return Ok(MigrationRequest::Export(ranges(payload)?, None));
     };

@@ -154,6 +154,8 @@ pub fn directory(payload: &[u8]) -> Parsed<'_> {
 
 pub fn directory_part(payload: &[u8]) -> Parsed<'_> {
     let [path, offset] = exactly(strings(payload))?;
+    // Strict, as xenstore.txt requires a decimal number; C xenstored accepts more (COMPATIBILITY.md,
+    // directory-part-offset).
     Ok(Request::Node(path, NodeRequest::DirectoryPart(decimal(offset)?)))
 }
 
@@ -219,6 +221,7 @@ pub fn introduce(payload: &[u8]) -> Parsed<'_> {
         return Err(Errno::EINVAL);
     };
     let (domid, port) = (domain(domid)?, decimal(port)?);
+    // C xenstored would rebind the control domain's channel (COMPATIBILITY.md, introduce-control).
     if port == 0 || !domid.is_real() || domid == Domid::CONTROL {
         return Err(Errno::EINVAL);
     }
@@ -347,6 +350,7 @@ fn add_watches<'a>(arguments: &[&'a [u8]], listing: WatchListing) -> Parsed<'a> 
 fn new_watch(tuple: &[&[u8]], listing: WatchListing) -> Result<NewWatch, Errno> {
     let (path, token, depth) = match *tuple {
         [path, token] if listing.columns == PathToken => (path, token, None),
+        // No limit (docs/PROTOCOL-EXTENSIONS.md, ADD_DOMAIN_WATCHES).
         [path, token, b""] => (path, token, None),
         [path, token, depth] => (path, token, Some(limited_depth(depth)?)),
         _ => return Err(Errno::EINVAL),
@@ -360,11 +364,13 @@ fn new_watch(tuple: &[&[u8]], listing: WatchListing) -> Result<NewWatch, Errno> 
 
 pub fn start_domain_transaction<'a>(arguments: &[&'a [u8]], _form: Form) -> Parsed<'a> {
     let &[domid, id] = arguments else { return Err(Errno::EINVAL) };
+    // In a header 0 means no transaction.
     let id = decimal(id).ok().filter(|&id| id != 0).ok_or(Errno::EINVAL)?;
     Ok(Request::Domain(domain(domid)?, DomainRequest::StartTransaction(id)))
 }
 
 pub(super) fn domain(digits: &[u8]) -> Result<Domid, Errno> {
+    // Stricter than C xenstored, to which an empty text is domain 0 (COMPATIBILITY.md, Numbers).
     Domid::parse(digits).ok_or(Errno::EINVAL)
 }
 

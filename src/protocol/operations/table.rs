@@ -25,6 +25,7 @@ pub enum Operation {
     Mkdir = 12,
     Rm = 13,
     SetPerms = 14,
+    // 15 and 16 are WATCH_EVENT and ERROR, which no client sends.
     IsDomainIntroduced = 17,
     Resume = 18,
     SetTarget = 19,
@@ -62,6 +63,12 @@ impl Operation {
     /// Returns the name in xenstore.txt or in the extensions' documents.
     pub fn name(self) -> &'static str {
         self.row().name
+    }
+}
+
+impl From<Operation> for u32 {
+    fn from(operation: Operation) -> u32 {
+        operation as u32
     }
 }
 
@@ -187,6 +194,7 @@ impl Row {
     pub fn of(number: u32) -> Option<&'static Row> {
         match ROWS.get(number as usize) {
             Some(&row) => row,
+            // From the end, where the extensions are.
             None => TABLE.iter().rev().find(|row| row.operation as u32 == number),
         }
     }

@@ -5,22 +5,23 @@ use crate::protocol::operations::{Form, NewWatch, WatchColumns, WatchListing};
 use crate::server::session::Session;
 use crate::server::session::core::Core;
 use crate::server::session::watches::Watch;
-use crate::server::worker::Worker;
+use crate::server::worker::clients::Clients;
 use crate::sync::Arc;
 use crate::types::{Domid, Errno, PAYLOAD_BYTES_MAX};
 
 /// Returns the part of a domain's watches that begins at `index` and fits into a reply. Cost: linear in that part; the
 /// first time after removals, in all watches of the domain.
 pub fn list_watches(
-    worker: &mut Worker,
+    clients: &mut Clients,
     domid: Domid,
     index: usize,
     listing: WatchListing,
 ) -> Result<Vec<u8>, Errno> {
-    let slot = worker.clients.of_domain(domid).ok_or(Errno::ENOENT)?;
-    let connection = worker.clients.get_mut(slot).ok_or(Errno::ENOENT)?;
+    let slot = clients.of_domain(domid).ok_or(Errno::ENOENT)?;
+    let connection = clients.get_mut(slot).ok_or(Errno::ENOENT)?;
     let watches = &mut connection.session.watches;
     let mut reply = Vec::new();
+    // First, so that a client that reads page by page notices that the list has changed.
     append(listing.form, &mut reply, &[watches.generation().to_string().as_bytes()]);
     let head = reply.len();
     let is_text = listing.form == Form::Text;
@@ -32,7 +33,8 @@ pub fn list_watches(
         if reply.len() > room {
             reply.truncate(end);
             if end == head {
-                // An empty list would mean the end of all watches.
+                // An empty list would mean the end of all watches. The client continues at the next index
+                // (docs/PROTOCOL-EXTENSIONS.md).
                 return Err(Errno::E2BIG);
             }
             break;
@@ -45,17 +47,23 @@ pub fn list_watches(
 }
 
 /// Adds watches as if the domain had set them: either all, and each fires once, or none.
-pub fn add_watches(worker: &mut Worker, domid: Domid, watches: &[NewWatch]) -> Result<(), Errno> {
-    let Worker { core, clients, .. } = worker;
+pub fn add_watches(
+    core: &mut Core,
+    clients: &mut Clients,
+    domid: Domid,
+    watches: &[NewWatch],
+) -> Result<(), Errno> {
     let slot = clients.of_domain(domid).ok_or(Errno::ENOENT)?;
     let connection = clients.get_mut(slot).ok_or(Errno::ENOENT)?;
     let added = add_all(core, &mut connection.session, watches);
+    // Also after a failure: some of the watches may have been set and removed again.
     connection.session.outdate(core.next_number());
     clients.make_ready(slot);
     added
 }
 
 fn add_all(core: &mut Core, session: &mut Session, watches: &[NewWatch]) -> Result<(), Errno> {
+    // With the domain's own rights and quotas, not those of the client.
     let caller = session.take_caller(core);
     let (mut added, mut result) = (Vec::new(), Ok(()));
     for watch in watches {
@@ -67,6 +75,7 @@ fn add_all(core: &mut Core, session: &mut Session, watches: &[NewWatch]) -> Resu
             }
         }
     }
+    // Only now: a request that is refused must have no effect, and an event could not be taken back.
     for id in added {
         if result.is_ok() {
             session.fire_once(core, id);

@@ -4,6 +4,7 @@
 use super::move_request::ImportEnd;
 use crate::domain::Domain;
 use crate::server::author::Author;
+use crate::server::standing::DomainStates;
 use crate::server::state::kept::SavedConnection;
 use crate::server::state::{Event, Imported};
 use crate::server::worker::Worker;
@@ -27,6 +28,7 @@ pub fn expect(
     let domain = worker.core.shared.known_domain(domid).ok_or(Presence::Absent)?;
     let begins = Event::ImportBegins(domain.own_settings());
     match worker.domains.step(&domain, begins) {
+        // From here on INTRODUCE and other imports of the domid are refused.
         Ok(_) => {
             worker.domains.note(domid, by, None);
             Ok(domain)
@@ -40,14 +42,16 @@ pub fn expect(
 /// # Errors
 /// `ENOENT` if the domain has died meanwhile.
 pub fn arrive(
-    worker: &mut Worker,
+    domains: &mut DomainStates,
     (domain, arrived): ImportEnd,
     by: &Arc<Author>,
 ) -> Result<(), Errno> {
+    // 0 means that the stream does not have it (docs/MIGRATION.md).
     let origin = arrived.as_ref().map(|(client, _)| client.connection.unique_id.unwrap_or(0));
     let moved = arrived.map(|(client, seen)| Box::new(SavedConnection { client, seen }));
-    worker.domains.step(&domain, Event::ImportEnds(moved))?;
-    worker.domains.note(domain.domid, by, None);
+    // Only the incarnation that `expect` returned: its successor must not get the connection.
+    domains.step(&domain, Event::ImportEnds(moved))?;
+    domains.note(domain.domid, by, None);
     if let Some(origin) = origin {
         domain.set_origin(origin);
     }
@@ -66,6 +70,7 @@ pub fn discard(worker: &mut Worker, domid: Domid) -> Result<(DomainSnapshot, boo
     let Imported { seen, before } = taken_back.ok_or(Errno::EINVAL)?;
     worker.core.registry().restore(&domain, &before.settings);
     domain.set_origin(0);
+    // After the step, which refuses a domain that has been served.
     if let Some(slot) = introduced {
         disconnect_ring(worker, slot);
     }

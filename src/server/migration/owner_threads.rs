@@ -64,6 +64,7 @@ impl OwnerThreads {
                 Message::Quiesce(part, Arc::clone(&self.by)),
             );
         }
+        // This thread has no pass, at whose end workers are woken.
         self.wake();
         let all = |errno| domids.iter().map(|&domid| (domid, errno)).collect();
         receiver.recv().unwrap_or(Err(Errno::EIO)).unwrap_or_else(all)
@@ -140,6 +141,7 @@ impl OwnerThreads {
         let discarded = self.ask(domids.iter().map(request));
         let tell = |result: Result<(DomainSnapshot, bool), Errno>| {
             let (seen, was_introduced) = result?;
+            // After all owner threads have replied, so that a client that gets the event finds the domains gone.
             if was_introduced {
                 self.shared.store.publish_special(RELEASE_DOMAIN, seen.domid);
             }
@@ -160,16 +162,20 @@ impl OwnerThreads {
         M: FnOnce(MoveReply<R>) -> MoveRequest,
     {
         let mut replies: Vec<_> = (0..requests.len()).map(|_| Err(Errno::EIO)).collect();
+        // Room for every reply: an owner thread must never block on it.
         let (sender, receiver) = bounded(requests.len());
+        // All requests are sent before the first reply is awaited, so that the owner threads work at the same time.
         for (at, (domid, message)) in requests.enumerate() {
             let reply = MoveReply { at, sender: sender.clone() };
             self.shared
                 .mailboxes
                 .post(self.shared.owner_thread(domid), Message::Move(message(reply)));
         }
+        // Then the loop ends when each request has been replied to, or was dropped by a thread that ended.
         drop(sender);
         self.wake();
         for (at, reply) in receiver {
+            // In the order of the requests, whichever thread replied first.
             replies[at] = reply;
         }
         replies
@@ -190,6 +196,7 @@ impl OwnerThreads {
 
     /// Wakes every worker with new messages.
     fn wake(&self) {
+        // No worker has this number, so none is skipped.
         self.shared.mailboxes.wake_all(u16::MAX);
     }
 }

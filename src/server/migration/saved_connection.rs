@@ -18,6 +18,7 @@ use crate::server::session::watching::new_watch;
 use crate::server::session::{Service, Session};
 use crate::server::state::kept::SavedConnection;
 use crate::server::worker::Worker;
+use crate::server::worker::clients::Clients;
 use crate::server::worker::connection::Connection;
 use crate::store::{DomainSnapshot, Transaction};
 use crate::types::{
@@ -60,6 +61,7 @@ pub fn save_connection(worker: &mut Worker, domid: Domid) -> Result<(Client, u64
     let (output_begun, output) = session.output.unsent_with_begun();
     let sent = Sent {
         id: u32::from(domid.0),
+        // Without the target, which `write_domains` takes from the registry.
         transport: SentBy::Ring(domid, None, evtchn),
         input: session.partial.clone(),
         output_begun,
@@ -73,6 +75,7 @@ pub fn save_connection(worker: &mut Worker, domid: Domid) -> Result<(Client, u64
         depth: watch.depth,
     });
     let watches = watches.collect();
+    // Only the ids: at the destination the END of such a transaction can only fail with EAGAIN.
     let ids = session.transactions.keys();
     let transactions = ids.map(|&id| (id, BTreeMap::new())).collect();
     Ok((Client { connection: sent, watches, transactions }, version))
@@ -92,7 +95,7 @@ pub fn restore_connection(
     session.partial = client.connection.input;
     session.output = Output::of(client.connection.output, client.connection.output_begun);
     session.recharge_output();
-    let changed: BTreeSet<PathBuf> = core.shared.store.changed_since(&seen).into_iter().collect();
+    let changed: BTreeSet<PathBuf> = seen.changed_in(&core.shared.store).into_iter().collect();
     let came: BTreeSet<&[u8]> =
         seen.partitions.iter().map(|(root, _)| root.as_path().bytes()).collect();
     let layout = core.shared.store.layout();
@@ -106,6 +109,7 @@ pub fn restore_connection(
         if session.watches.contains(path, &new.token) {
             continue;
         }
+        // Charged, not reserved: a quota here must not take a watch from a domain that had it at the source.
         session.domain.account.charge(Quota::Watches, 1);
         session.domain.account.charge(Quota::Memory, new.charge_bytes());
         let id = session.insert_watch(core, new);
@@ -121,6 +125,7 @@ pub fn restore_connection(
         session.domain.account.charge(Quota::Transactions, 1);
         session.insert_transaction(id, Transaction::reserved());
     }
+    // Quiesced like at its export; its version is new, so no earlier mark is valid for it.
     session.service = Service::Quiesced;
     session.outdate(core.next_number());
     seen
@@ -128,8 +133,12 @@ pub fn restore_connection(
 
 /// Executes START_DOMAIN_TRANSACTION: reserves the id that a transaction of the domain had on its former host. A
 /// TRANSACTION_END with T of that transaction fails with EAGAIN, so that the guest retries the transaction.
-pub fn reserve_transaction(worker: &mut Worker, domid: Domid, id: u32) -> Result<(), Errno> {
-    let Worker { core, clients, .. } = worker;
+pub fn reserve_transaction(
+    core: &mut Core,
+    clients: &mut Clients,
+    domid: Domid,
+    id: u32,
+) -> Result<(), Errno> {
     let slot = clients.of_domain(domid).ok_or(Errno::ENOENT)?;
     let session = &mut clients.get_mut(slot).ok_or(Errno::ENOENT)?.session;
     if session.transactions.contains_key(&id) {

@@ -9,6 +9,7 @@ pub type Joined = Result<Vec<(Domid, Errno)>, Errno>;
 /// The join of a request: the state that its parts share. The drop of the last part drops it, which sends the reply.
 struct Join {
     asked: usize,
+    // Behind a mutex, as parts end on several owner threads.
     failed: Mutex<Vec<(Domid, Errno)>>,
     reply: Option<Box<dyn FnOnce(Joined) + Send + Sync>>,
 }
@@ -21,7 +22,7 @@ pub struct Part {
     join: Arc<Join>,
 }
 
-/// Creates a part for each domain. The thread that ends the last part calls `answer` with the joined result, once.
+/// Creates a part for each domain. The thread that ends the last part calls `reply` with the joined result, once.
 pub fn parts(domids: &[Domid], reply: impl FnOnce(Joined) + Send + Sync + 'static) -> Vec<Part> {
     let join = Arc::new(Join {
         asked: domids.len(),
@@ -54,6 +55,7 @@ impl Part {
 
 impl Drop for Part {
     fn drop(&mut self) {
+        // Success needs no entry, so the mutex is taken for failures only.
         if let Err(errno) = self.result {
             self.join.failed.lock().push((self.domid, errno));
         }
@@ -63,6 +65,7 @@ impl Drop for Part {
 impl Drop for Join {
     fn drop(&mut self) {
         let mut failed = std::mem::take(&mut *self.failed.lock());
+        // By domid, so that the reply does not depend on which thread was first.
         failed.sort_unstable_by_key(|(domid, _)| *domid);
         let joined = match failed.first() {
             Some((_, errno)) if failed.len() == self.asked => Err(*errno),

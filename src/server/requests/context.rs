@@ -56,7 +56,7 @@ impl RequestContext<'_> {
     }
 
     /// Replies to a request that changed nodes, once removed nodes are settled. If these are many, the reaper settles
-    /// them, and only this client waits.
+    /// them, and only this client waits. So the quota is free after the reply, as in C xenstored.
     pub fn conclude(&mut self, executed: Executed) {
         let Executed { ticket, removed, replaced, .. } = executed;
         // Here, outside of the store's locks: freeing large partitions takes long.
@@ -69,6 +69,7 @@ impl RequestContext<'_> {
         let mailboxes = self.core.shared.mailboxes.clone();
         let done = move || {
             drop(ticket);
+            // `send`, since the reaper has no pass at whose end the worker would be woken.
             mailboxes.send(reply_to.thread, Message::Reply(reply_to, Ok(ACK.to_vec())));
         };
         self.core.shared.store.reap(rest, Box::new(done));

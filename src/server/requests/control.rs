@@ -18,6 +18,7 @@ pub fn serve(cx: &mut RequestContext<'_>, words: &[&[u8]]) -> Option<Reply> {
         control::Reply::Now(reply) => return Some(reply.map(Cow::Owned)),
         control::Reply::Later(work) => work,
     };
+    // Parked first: the thread may have replied before `spawn` returns.
     let reply_to = cx.park();
     let mailboxes = cx.core.shared.mailboxes.clone();
     let run = move || mailboxes.send(reply_to.thread, Message::Reply(reply_to, work.run()));
@@ -56,6 +57,7 @@ impl Served for Shared {
         for thread in self.store.layout().all().take(self.threads()) {
             self.mailboxes.send(thread.0, Message::CheckWatches(sender.clone()));
         }
+        // The last sender is a worker's, so the iteration ends early once no worker can reply any more.
         drop(sender);
         std::iter::from_fn(|| lists.recv_deadline(deadline).ok()).take(self.threads()).collect()
     }

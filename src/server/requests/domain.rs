@@ -22,6 +22,8 @@ pub fn ask_owner_thread(
     request: DomainRequest,
 ) -> Option<Reply> {
     let is_for_any = matches!(request, DomainRequest::Introduce(..) | DomainRequest::SetTarget(_));
+    // A domain with the control domain's rights is introduced and gets a target like others, but it cannot be released,
+    // resumed or moved.
     if !is_for_any && cx.core.registry().is_privileged(domid) {
         return Some(Err(Errno::EINVAL));
     }

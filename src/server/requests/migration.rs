@@ -26,6 +26,7 @@ pub fn ask_owner_threads(
     let mailboxes = cx.core.shared.mailboxes.clone();
     let reply = move |joined: Joined| {
         let result = joined.map(|failed| show(&failed, form));
+        // `post`: the last part ends on a worker, which wakes others at the end of its pass.
         mailboxes.post(reply_to.thread, Message::Reply(reply_to, result));
     };
     for part in parts(domids, reply) {

@@ -79,6 +79,7 @@ fn admit<'p>(cx: &RequestContext<'_>, payload: &'p [u8]) -> Result<Request<'p>, 
     let row = Row::of(cx.header.kind.get()).ok_or(Errno::ENOSYS)?;
     let worker = Some(cx.core.number);
     let domid = Some(cx.caller.domain.domid);
+    // Before the payload is parsed, so that a panic names the request.
     log::set_context(log::Context { worker, operation: row.name, domid });
     let is_privileged = cx.caller.subject.privileged;
     let is_allowed = match row.access {
@@ -115,13 +116,15 @@ fn dispatch(cx: &mut RequestContext<'_>, request: Request<'_>) -> Outcome {
         },
         Request::Watch(path, token, depth) => {
             watch::watch(cx, path, token, depth);
+            // `watch` queues the reply itself, since the initial event follows directly.
             None
         }
         Request::Unwatch(path, token) => Some(watch::unwatch(cx, path, token).map(ack)),
         Request::ResetWatches => {
             cx.session.drop_watches(cx.core);
             // The reply means that the watches' quota is free, so the request is retried until they have left the
-            // tries. Dropping again is a no-op.
+            // tries. Dropping again is a no-op. The transactions are dropped last, as `admit` checks this request's
+            // transaction id at each retry.
             if !cx.core.former.are_out(cx.session.former_watches) {
                 return Outcome::Retry;
             }

@@ -8,7 +8,7 @@ use crate::domain::{FEATURE_DOMID_ANY, Quota};
 use crate::protocol::operations::NodeRequest;
 use crate::protocol::{ReplySlot, Strings};
 use crate::server::session::reservations::{Admission, await_reserved_path};
-use crate::store::{Op, StoreError, Verb};
+use crate::store::{LONG_PATH_BYTES, Op, StoreError, Verb};
 use crate::sync::Arc;
 use crate::types::{Domid, Entry, Errno, Path, PathSpace, PermSet, Perms};
 
@@ -29,6 +29,12 @@ pub fn serve(cx: &mut RequestContext<'_>, path: &[u8], request: NodeRequest<'_>)
     if writes && await_reserved_path(cx.core, cx.session, [op.path]) == Admission::Parked {
         return Outcome::Retry;
     }
+    let path_bytes = op.path.bytes().len();
+    if path_bytes >= LONG_PATH_BYTES {
+        // A write copies every level. A path's level is a name, as in a replay.
+        cx.core.work += path_bytes as u64 / 4;
+    }
+    // The store appends the payload to the output itself, so a value is not copied twice.
     let slot = ReplySlot::begin(cx.session.output.buffer(), cx.header);
     let out = cx.session.output.buffer();
     // The store is borrowed, not cloned: all threads would contend for its reference count with each request.
@@ -46,6 +52,7 @@ pub fn serve(cx: &mut RequestContext<'_>, path: &[u8], request: NodeRequest<'_>)
             let start = slot.finish(out, Ok(()));
             cx.session.replied(start, executed.ticket);
         }
+        // The OK may have to wait for the reaper, so `conclude` writes it.
         Ok(executed) => {
             slot.cancel(out);
             cx.conclude(executed);
@@ -76,7 +83,8 @@ fn resolved<'a>(
 }
 
 /// Parses the entries of SET_PERMS. An entry for a domain that exists on the host makes the domain known, since
-/// toolstacks set permissions before they introduce; domids without a domain get no rights in advance (XSA-417).
+/// toolstacks set permissions before they introduce; domids without a domain get no rights in advance (XSA-417). The
+/// clock is read after that, since an entry applies only if its stamp is not before the domain's birth.
 fn perms(
     cx: &RequestContext<'_>,
     entries: Strings<'_>,
@@ -95,6 +103,7 @@ fn perms(
         if entry.domid == Domid::ANY {
             entry.ignored = cx.session.domain.features() & FEATURE_DOMID_ANY == 0;
         } else {
+            // If there is no such domain the entry stays, but never applies: its stamp precedes every later birth.
             cx.core.shared.known_domain(entry.domid);
         }
         Ok(entry)

@@ -17,9 +17,10 @@ pub struct Core {
     pub number: u16,
     /// The state that all workers share.
     pub shared: Arc<Shared>,
-    /// The time at which the pass began.
+    /// The time at which the pass began. Sessions have no other clock, which makes them repeatable in the simulator.
     pub now: Instant,
-    /// The last number given to a connection or watch.
+    /// The last number given to a connection or watch. It also numbers marks and versions, which therefore never repeat
+    /// on this worker.
     sequence: u64,
     /// The generations for changed nodes.
     pub generations: Generations,

@@ -16,6 +16,7 @@ impl Notification {
     fn merge(&mut self, other: Notification) -> bool {
         let before = *self;
         self.seq = self.seq.max(other.seq);
+        // The nearest change reaches the most watches, and a farther one only some of these.
         self.levels = self.levels.min(other.levels);
         *self != before
     }
@@ -43,6 +44,7 @@ impl Deferral {
     pub fn add(&mut self, seq: u64, levels: usize) -> bool {
         let notification = Notification { seq, levels };
         match &mut self.again {
+            // No watch has been notified in this round yet, so the round covers the new change as well.
             None if self.after == 0 => self.notification.merge(notification),
             None => {
                 self.again = Some(notification);
@@ -71,6 +73,7 @@ impl Deferral {
 
     /// Ends the round, and returns the deferral of the next one if there were changes meanwhile.
     pub fn next_round(self) -> Option<Deferral> {
+        // For all watches again, as each may have been notified before the change.
         self.again.map(|notification| Deferral { notification, after: 0, again: None })
     }
 }

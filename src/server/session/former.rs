@@ -48,6 +48,7 @@ impl FormerWatches {
 
     /// Returns whether all groups up to this number have left the tries.
     pub fn are_out(&self, number: u64) -> bool {
+        // FIFO, so the groups that have left are the first ones.
         self.added - self.groups.len() as u64 >= number
     }
 

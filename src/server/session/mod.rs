@@ -33,7 +33,8 @@ use crate::store::{Caller, Unblocked};
 use crate::sync::{Arc, Ordering};
 use crate::types::{Domid, Errno};
 
-/// With more unsent bytes than this, no further requests of a client are read until it reads its replies.
+/// With more unsent bytes than this, no further requests of a client are read until it reads its replies. This bounds
+/// the memory of a client that sends requests and does not read (XSA-326).
 pub const OUTPUT_PAUSE_BYTES: usize = 64 << 10;
 /// With more unsent bytes than this, the events of a watch collapse into one with the watched path.
 pub const OUTPUT_COLLAPSE_BYTES: usize = 1 << 20;
@@ -97,7 +98,7 @@ pub struct Session {
     pub domain: Arc<Domain>,
     /// The kind of client.
     pub kind: Kind,
-    /// Bytes that were read and not consumed.
+    /// Bytes that were read and not consumed. Of a ring hardly more than a message, since others stay in the page.
     pub partial: Vec<u8>,
     /// Whether more input is waiting.
     pub pending: Pending,
@@ -144,6 +145,7 @@ impl Session {
             pending: Pending::Nothing,
             output: Output::default(),
             output_charged: 0,
+            // The connection's number is never reused on this worker, so neither is the generation of any list.
             watches: Watches::new(reply_to.id),
             former_watches: 0,
             transactions: HashMap::default(),
@@ -222,6 +224,7 @@ impl Session {
         }
         let (domain, registry) = (&self.domain, core.registry());
         let used = |quota| domain.account.used(quota);
+        // Only requests that caused events have a ticket and are in the account; the output counts the other replies.
         let outstanding = used(Quota::Outstanding) + self.output.plain_replies() as u64;
         let (requests, bytes) =
             (registry.limit(domain, Quota::Outstanding), registry.limit(domain, Quota::Memory));
@@ -235,12 +238,15 @@ impl Session {
     /// contend for the reference count of the control domain in each pass of a socket.
     pub fn take_caller(&mut self, core: &Core) -> Caller {
         let subject = core.registry().subject(&self.domain);
+        // Read before the first path is compared with the reserved ones: the store refuses a write if a reservation has
+        // begun since.
         let epoch = core.shared.store.epoch();
         match self.caller.take() {
             Some(caller) => Caller { subject, epoch, ..caller },
             None => {
                 let unblocked = match &self.kind {
                     Kind::Guest(unblocked) => Some(Arc::clone(unblocked)),
+                    // They are never throttled, so no request of theirs needs a ticket.
                     Kind::Socket | Kind::Kernel => None,
                 };
                 Caller { domain: Arc::clone(&self.domain), subject, epoch, unblocked }
@@ -252,6 +258,7 @@ impl Session {
     pub fn park(&mut self, core: &Core, header: &Header) -> ReplyTo {
         trace::waits(&self.reply_to, &self.domain, header);
         self.parked = Some(Parked::Reply(*header));
+        // Counted for the stop, which waits until each parked connection has its reply.
         core.shared.parked.fetch_add(1, Ordering::Relaxed);
         self.reply_to
     }
@@ -285,6 +292,7 @@ impl Session {
     /// Records a reply that was written to the output's buffer at offset `start`.
     pub fn replied(&mut self, start: usize, ticket: Option<Arc<Ticket>>) {
         trace::queued(&self.reply_to, &self.domain, &self.output, start);
+        // Only a guest's replies count as outstanding.
         if self.is_guest() {
             self.output.note_reply(ticket);
         }
@@ -300,6 +308,7 @@ impl Session {
         ticket: Option<Arc<Ticket>>,
         now: Instant,
     ) -> bool {
+        // It may have been removed since the event was found.
         let Some(watch) = self.watches.get(id) else { return false };
         let path = watch.path.as_path();
         let shown = watch.shown(changed.unwrap_or(path.bytes()));
@@ -312,6 +321,7 @@ impl Session {
             let unread = if self.is_guest() { 0 } else { bytes };
             self.output.hold_back(Load::unread(ticket, unread));
         }
+        // Otherwise each domain that leaves this host would invalidate the marks of all that watch `@releaseDomain`.
         let is_kept = added && !path.is_special();
         trace::queued(&self.reply_to, &self.domain, &self.output, start);
         is_kept

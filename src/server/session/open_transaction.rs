@@ -33,6 +33,7 @@ impl OpenTransaction {
         let step = if caller.subject.privileged { CHARGE_STEP } else { 1 };
         let missing = needed.saturating_sub(self.charged).next_multiple_of(step);
         let domain = &caller.domain;
+        // A step covers several requests of a toolstack, which then do not touch the shared account.
         if missing > 0 && !registry.reserve(domain, Quota::Memory, missing, Some(path)) {
             return false;
         }

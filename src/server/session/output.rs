@@ -113,7 +113,9 @@ impl Output {
         let mut hasher = self.pending.hasher().build_hasher();
         hasher.write(&self.bytes[start..]);
         let hash = hasher.finish();
+        // The table has hashes only: the bytes are in the stream, and a copy would double the memory of events.
         if let Some(&position) = self.pending.get(&hash) {
+            // A pending event has no sent byte, so it never begins before `base`.
             let at = usize::try_from(position - self.base).unwrap_or(usize::MAX);
             // Hashes may collide. In this case both events stay, and the table has only the later one.
             let equal = self.bytes.get(at..at + added) == Some(&self.bytes[start..]);
@@ -145,6 +147,7 @@ impl Output {
     pub fn advance(&mut self, len: usize) {
         self.sent += len;
         let visible = self.position();
+        // A partly sent event can no longer be merged or dropped without breaking the framing.
         while self.events.front().is_some_and(|event| event.start < visible) {
             self.forget_first();
         }
@@ -160,7 +163,8 @@ impl Output {
         }
     }
 
-    /// Frees sent bytes, up to the message that is partly sent.
+    /// Frees sent bytes, up to the message that is partly sent. The beginning of that message stays, since its header
+    /// has the length.
     fn compact(&mut self) {
         // The partly sent message is the one that another host began.
         if self.sent < self.begun {
@@ -188,6 +192,7 @@ impl Output {
 
     /// Returns the unsent bytes, and how many at their beginning complete a message that is partly sent.
     pub fn unsent_with_begun(&mut self) -> (u16, Vec<u8>) {
+        // So that the buffer begins with the message that is partly sent.
         self.compact();
         let begun = match frame(&self.bytes) {
             _ if self.begun > 0 => self.begun - self.sent,

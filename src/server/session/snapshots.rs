@@ -1,6 +1,7 @@
 //! The age limit of transactions' snapshots, which keep replaced nodes in memory: a second, and less while too many
 //! versions of a shard are pinned or once too much was replaced. Each worker drops its oldest snapshot first, at the
-//! cost of freeing it. The transaction's log is replayed when it is next used, and not before.
+//! cost of freeing it. The transaction's log is replayed when it is next used, and not before. No account is charged
+//! for that memory, so it needs a limit of its own.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -31,7 +32,8 @@ pub struct Snapshot {
     pub transaction: u32,
 }
 
-/// The snapshots of a worker's transactions, the oldest first.
+/// The snapshots of a worker's transactions, the oldest first. Each is appended with the present time, so the front is
+/// always due first.
 #[derive(Default)]
 pub struct Snapshots(VecDeque<Snapshot>);
 

@@ -25,6 +25,7 @@ impl Session {
         transaction: Transaction,
     ) -> Result<(), Errno> {
         let registry = core.registry();
+        // The account of the control domain has no limit, and all its connections share it.
         if self.transactions.len() >= TRANSACTIONS_MAX
             || !registry.reserve(&self.domain, Quota::Transactions, 1, None)
         {
@@ -42,8 +43,10 @@ impl Session {
     }
 
     /// Replays the log of a transaction whose snapshots were dropped, before its next request. A long log is replayed
-    /// in pieces, one a pass.
+    /// in pieces, one a pass. All at once, a guest's log may take 50 to 77 ms, in which its worker would serve no other
+    /// client.
     pub fn catch_up(&mut self, core: &mut Core, caller: &Caller, id: u32) -> Replay {
+        // Before the request, which may take the transaction's first snapshot: the age counts from here.
         self.note_snapshots(core, id);
         let Some(open) = self.transactions.get_mut(&id) else { return Replay::Done };
         if !open.transaction.is_behind() {
@@ -51,7 +54,7 @@ impl Session {
         }
         let (store, generations) = (&core.shared.store, &mut core.generations);
         let before = open.transaction.work();
-        let replay = store.catch_up(&mut open.transaction, caller, generations);
+        let replay = open.transaction.catch_up(store, caller, generations);
         core.work += open.transaction.work().saturating_sub(before);
         open.recharge(caller);
         replay

@@ -61,7 +61,8 @@ pub struct WatchId {
     pub seq: u64,
 }
 
-/// The watches on one path with a depth, or those without. A group is one entry in the tries.
+/// The watches on one path with a depth, or those without. A group is one entry in the tries. Watches with a depth are
+/// apart, as for special paths they get other events: with the domid (xenstore.txt, WATCH).
 struct Group {
     /// In the order in which the watches were set; never empty.
     slots: SmallVec<[u32; 2]>,
@@ -94,8 +95,10 @@ pub struct GroupSummary<'w> {
 pub struct Watches {
     slots: Slab<Watch>,
     groups: Slab<Group>,
+    // The tables have slots only: paths and tokens are in `slots`, once each.
     by_name: HashTable<u32>,
     by_path: HashTable<u32>,
+    // Seeded anew in each process: guests choose paths and tokens, and could make them collide.
     hasher: RandomState,
     /// The number and slot of each watch, oldest first, with some entries of removed watches.
     order: Vec<(u64, u32)>,
@@ -166,6 +169,7 @@ impl Watches {
         let group = match group {
             Some(group) => {
                 let known = &mut self.groups[group as usize];
+                // Numbers rise, so the slots stay sorted by them.
                 known.slots.push(slot);
                 known.depth = known.depth.max(depth);
                 group
@@ -203,6 +207,7 @@ impl Watches {
             entry.remove();
         }
         let slots = &mut self.groups[group as usize].slots;
+        // The order within the group is that of the numbers, on which `next_deferred` relies.
         slots.retain(|other| *other != slot);
         let is_last = slots.is_empty();
         if is_last {
@@ -248,6 +253,7 @@ impl Watches {
 
     fn forget_gone(&mut self) {
         let slots = &self.slots;
+        // The slot may have been reused: only the number identifies the watch.
         let is_there =
             |seq, slot: u32| slots.get(slot as usize).is_some_and(|watch: &Watch| watch.seq == seq);
         self.order.retain(|&(seq, slot)| is_there(seq, slot));
@@ -260,6 +266,7 @@ impl Watches {
     /// Returns the watches in the order in which they were set, from `index` on. Cost: linear in the returned watches;
     /// the first time after removals, in all watches.
     pub fn in_order(&mut self, index: usize) -> impl Iterator<Item = &Watch> {
+        // Stale entries would shift the index.
         if self.order.len() > self.slots.len() {
             self.forget_gone();
         }
@@ -280,8 +287,10 @@ impl Watches {
         seq: u64,
         changed: Changed<'w>,
     ) -> impl Iterator<Item = WatchId> + use<'w> {
+        // The group may be gone. A later one in the same slot has only watches with greater numbers.
         let slots = self.groups.get(group as usize).map_or(&[][..], |group| &group.slots);
         let watches = slots.iter().map(|&slot| (slot, &self.slots[slot as usize]));
+        // A later number means that the watch was set after the commit, whose event it must not get.
         let watches = watches.filter(move |(_, watch)| watch.seq <= seq && watch.reaches(changed));
         watches.map(|(slot, watch)| WatchId { slot, seq: watch.seq })
     }
@@ -341,6 +350,7 @@ impl Watches {
         let Some(known) = known else { return };
         known.deferral = known.deferral.take().and_then(Deferral::next_round);
         if known.deferral.is_some() {
+            // At the end, so that a path that changes all the time does not starve the others.
             self.deferred.push_back((group, birth));
         }
     }
@@ -361,6 +371,7 @@ fn levels_below(changed: Changed<'_>, watched: &[u8]) -> usize {
     match changed {
         Changed::Below(levels) => levels,
         Changed::Path(path) => {
+            // The changed path is the watched one, or below it.
             let rest = path.get(watched.len()..).unwrap_or_default();
             rest.split(|&byte| byte == b'/').filter(|name| !name.is_empty()).count()
         }

@@ -47,9 +47,11 @@ impl Session {
         let watch = new_watch(core, path, (raw, token, depth));
         let registry = core.registry();
         let path = Some(watch.path.as_path());
+        // ENOSPC as in C xenstored of 2026, which returned E2BIG before (docs/COMPATIBILITY.md).
         if !registry.reserve(&caller.domain, Quota::Watches, 1, path) {
             return Err(Errno::ENOSPC);
         }
+        // Both or none, or a refused WATCH would leave a charge behind.
         if !registry.reserve(&caller.domain, Quota::Memory, watch.charge_bytes(), path) {
             caller.domain.account.release(Quota::Watches, 1);
             return Err(Errno::ENOSPC);
@@ -62,6 +64,7 @@ impl Session {
         self.trace_watch("create", &watch);
         let (reply_to, domid) = (self.reply_to, self.domid());
         let (id, group) = self.watches.insert(watch);
+        // The entry has the number of the newest watch: an event concerns the watches up to it, not later ones.
         core.shared.store.watch(group.path, entry(core, reply_to.connection, domid, &group));
         id
     }
@@ -100,6 +103,7 @@ impl Session {
         let (slot, domid) = (self.reply_to.connection, self.domid());
         let watches = self.watches.take(generation);
         watches.iter().for_each(|watch| self.trace_watch("destroy", watch));
+        // Otherwise these wait behind the others: a pass removes one slice of all former watches.
         let is_idle = core.former.is_empty();
         for group in watches.groups() {
             let entry = entry(core, slot, domid, &group);

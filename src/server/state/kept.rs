@@ -26,6 +26,7 @@ impl StreamRemainder {
     /// Queues the reply of the parked request.
     pub fn replied(&mut self, id: u64, result: Result<&[u8], Errno>) {
         if let Some((_, header)) = self.waits.take_if(|(waits, _)| *waits == id) {
+            // As `Session::reply` does, but between RELEASE and INTRODUCE there is no session.
             let slot = ReplySlot::begin(self.output.buffer(), &header);
             self.output.buffer().extend_from_slice(result.unwrap_or_default());
             slot.finish(self.output.buffer(), result.map(|_| ()));
@@ -41,7 +42,8 @@ pub struct Before {
     pub remainder: Option<Box<StreamRemainder>>,
 }
 
-/// Whether another host may have a quiesced domain too, so that UNQUIESCE serves it here only if forced.
+/// Whether another host may have a quiesced domain too, so that UNQUIESCE serves it here only if forced. Ordered by
+/// certainty, since an export keeps the maximum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Elsewhere {
     /// As far as this daemon knows none has it.

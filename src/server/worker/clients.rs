@@ -10,13 +10,14 @@ use super::ready::{Demand, ReadyList};
 use crate::server::mailbox::Slot;
 use crate::types::Domid;
 
-/// The state of a connection in the table.
+/// The state of a connection in the table. A connection is boxed, as each quantum moves it out of the table and back.
 enum Entry {
     /// The connection has nothing to do.
     Idle(Box<Connection>),
     /// The connection is on the ready list.
     Ready(Box<Connection>),
-    /// The connection is being served by the function that has taken it out of the table.
+    /// The connection is being served by the function that has taken it out of the table. Its slot is not free, so no
+    /// other connection can get it.
     Served,
 }
 
@@ -37,6 +38,7 @@ impl Clients {
 
     /// Adds a connection in the slot [`Clients::next_slot`].
     pub fn add(&mut self, connection: Connection) {
+        // Nothing was added since `next_slot`, so the connection gets that slot.
         self.slots.insert(Entry::Idle(Box::new(connection)));
     }
 
@@ -86,6 +88,7 @@ impl Clients {
     /// Puts a connection back into its slot.
     pub fn put_back(&mut self, connection: Box<Connection>) {
         let slot = connection.session.reply_to.connection;
+        // The slot is still its own: `remove` does not free it while it is served.
         self.slots[slot] = Entry::Idle(connection);
     }
 
@@ -97,6 +100,7 @@ impl Clients {
                 self.ready.push(slot, connection.demand);
                 Entry::Ready(connection)
             }
+            // A connection being served is made ready by `serve_next` at its end, if necessary.
             other => other,
         };
     }
@@ -111,7 +115,8 @@ impl Clients {
         self.ready.count(demand)
     }
 
-    /// Takes the slot of the first ready connection with this demand. The connection may be gone.
+    /// Takes the slot of the first ready connection with this demand. The connection may be gone. A slot that was
+    /// reused is served once in vain.
     pub fn next_ready(&mut self, demand: Demand) -> Option<Slot> {
         self.ready.pop(demand)
     }
@@ -154,6 +159,7 @@ impl Clients {
 
     /// Returns the rings after that of the domain `last`, or all, in the order of their domains.
     pub fn rings_after(&self, last: Option<Domid>) -> impl Iterator<Item = (Domid, Slot)> {
+        // Continues after any domid, even if its ring is gone.
         let from = last.map_or(Unbounded, Excluded);
         self.rings.range((from, Unbounded)).map(|(&domid, &slot)| (domid, slot))
     }

@@ -87,6 +87,7 @@ impl Connection {
     /// The reason why the connection ends.
     pub fn flush(&mut self) -> Result<(), Disconnect> {
         let output = &mut self.session.output;
+        // Until it takes nothing: the poll is edge-triggered, and reports room only after it was lacking.
         while !output.is_empty() {
             match self.transport.write(output.unsent())? {
                 0 => break,

@@ -30,6 +30,7 @@ pub fn deliver(worker: &mut Worker, mut batch: Batch, mut serving: Option<&mut C
     let sender = EventSender::new(core, version);
     let mut behind: Vec<Slot> = Vec::new();
     while let Some(events) = same_change(&mut batch.events) {
+        // Whether it is sent or not: dropped events are no longer undelivered.
         core.mailbox().delivered(events.len() as u64);
         let mut cost = 1;
         let slot = events[0].watcher.connection as usize;
@@ -48,6 +49,7 @@ pub fn deliver(worker: &mut Worker, mut batch: Batch, mut serving: Option<&mut C
         }
         inbox.may_deliver = inbox.may_deliver.saturating_sub(cost);
         if inbox.may_deliver == 0 && !batch.events.is_empty() {
+            // In front, since later events must not overtake it.
             inbox.undelivered.push_front(Message::Events(batch));
             break;
         }
@@ -61,8 +63,10 @@ pub fn deliver(worker: &mut Worker, mut batch: Batch, mut serving: Option<&mut C
 /// Delivers, ahead of all others, the queued events of a connection that is about to end. RELEASE overtakes queued
 /// events, so it would lose them otherwise. Cost: visits each queued event of this worker.
 pub fn deliver_ahead(worker: &mut Worker, slot: Slot) {
+    // Those still in the mailbox, too.
     worker.inbox.take_queued(worker.core.mailbox());
     let mut queued = std::mem::take(&mut worker.inbox.undelivered);
+    // Without the limit of the pass: the rest would be lost with the connection.
     let may_deliver = std::mem::replace(&mut worker.inbox.may_deliver, usize::MAX);
     for message in &mut queued {
         let Message::Events(batch) = message else { continue };
@@ -89,6 +93,7 @@ pub fn send_post_reply(core: &mut Core, connection: &mut Connection) {
 pub fn queue_deferred(core: &Core, connection: &mut Connection) {
     let session = &mut connection.session;
     while session.watches.has_deferred() {
+        // At its quota a guest gets one event at a time: reading it makes room for the next.
         let full = is_at_memory_quota(core.registry(), session);
         let room = if full { 0 } else { session.output_limits().1 };
         if session.output.len() > room {
@@ -127,6 +132,7 @@ fn same_change(events: &mut VecDeque<Event>) -> Option<ChangeEvents> {
     let first = events.pop_front()?;
     let mut taken = ChangeEvents::new();
     let is_same = |event: &Event| {
+        // The events of one change share the allocation of its path.
         let same_path = match (&event.path, &first.path) {
             (Some(path), Some(first)) => Arc::ptr_eq(path, first),
             _ => false,
@@ -158,6 +164,7 @@ impl<'a> EventSender<'a> {
                 kept.push((events, ticket.cloned()));
                 1
             }
+            // Their memory must be bounded, even at the price of the order.
             Some(_) => {
                 self.send_post_reply(connection);
                 self.send(connection, &events, ticket)
@@ -178,6 +185,7 @@ impl<'a> EventSender<'a> {
             self.defer(&mut connection.session, events, 0);
             return events.len();
         }
+        // A quiesced domain may never be served again, so its events hold no other guest back.
         let waits = !connection.session.is_quiesced();
         // Only events on a ring hold back the guest that caused them: it must never wait for a process of the control
         // domain, which may have stopped.
@@ -188,10 +196,12 @@ impl<'a> EventSender<'a> {
             notified.map(|id| (id, event.path.as_deref()))
         });
         let mut notified: SmallVec<[_; 4]> = notified.collect();
+        // The events of several paths are by path; watches fire in the order in which they were set.
         if events.len() > 1 {
             notified.sort_unstable_by_key(|(id, _)| id.seq);
         }
         let looked_at = events.len().max(notified.len());
+        // The numbers of watches begin at 1.
         let mut last = 0;
         for (id, changed) in notified {
             if last > 0 && self.has_no_room(&connection.session) {
@@ -245,6 +255,7 @@ impl<'a> EventSender<'a> {
     /// queued output first, which may make room.
     fn collapses(&self, connection: &mut Connection) -> bool {
         let limit = connection.session.output_limits().1;
+        // A socket that is registered for writability took nothing when last tried.
         let reads = matches!(connection.transport, Transport::Socket(_))
             && !connection.interest.is_writable()
             && self.full.get() != Some(connection.session.reply_to.connection);
@@ -259,6 +270,7 @@ impl<'a> EventSender<'a> {
         connection.session.output.len() > limit
     }
 
+    // In the order in which they were caused.
     fn send_post_reply(&self, connection: &mut Connection) {
         for (events, ticket) in connection.session.post_reply.take().into_iter().flatten() {
             self.send(connection, &events, ticket.as_ref());

@@ -57,6 +57,7 @@ impl EventChannels {
 
     /// Unbinds the port of a ring.
     pub fn unbind(&mut self, port: Port) {
+        // First: whatever the host replies, a late report must not reach the connection that gets the slot next.
         self.ports.remove(&port);
         if let Err(error) = self.handle.unbind(port) {
             tracing::debug!(%error, port, "cannot unbind an event channel");
@@ -86,6 +87,7 @@ impl EventChannels {
         loop {
             let Pending { count, error } = self.handle.pending(&mut ports);
             for &port in &ports[..count] {
+                // A port that was unbound in this pass is in neither, and is ignored.
                 if Some(port) == self.changes {
                     self.changes_pending(core, port);
                 } else if let Some(&slot) = self.ports.get(&port) {
@@ -127,6 +129,7 @@ impl EventChannels {
         let mut known = std::iter::once_with(|| registry.known()).flatten();
         let mut changed = Vec::new();
         let asked = core.shared.host.changed(&mut known, &mut changed);
+        // Also after an error: those appended before it are not reported again.
         for domid in changed {
             notify_owner_thread(core, domid);
         }
@@ -154,6 +157,7 @@ impl EventChannels {
     pub fn recheck_host(&mut self, core: &Core, clients: &mut Clients) {
         let Some(suspects) = self.recheck.take_due(core.now) else { return };
         if std::mem::take(&mut suspects.handle) {
+            // The handle is polled edge-triggered: unread ports would cause no further event.
             self.take_ports(core, clients);
             // The port of domain changes may have been taken and lost like any other.
             if let Some(port) = self.changes {
@@ -172,7 +176,8 @@ impl EventChannels {
     }
 }
 
-/// Handles a guest's notification: its port is masked until its ring has been served.
+/// Handles a guest's notification: its port is masked until its ring has been served. So a guest that notifies in a
+/// loop costs nothing.
 fn port_pending(clients: &mut Clients, slot: Slot) {
     if let Some(ring) = clients.get_mut(slot).and_then(|connection| connection.ring()) {
         ring.masked = true;

@@ -13,7 +13,8 @@ const WEIGHT_PER_PASS: usize = 256;
 /// The messages that a worker has taken from its mailbox and not handled.
 #[derive(Default)]
 pub struct Inbox {
-    /// Messages that wait until the connection being served is back in its slot.
+    /// Messages that wait until the connection being served is back in its slot. Such a message may end or replace any
+    /// connection.
     pub postponed: VecDeque<Message>,
     /// Events, and messages that must not overtake events, which exceed the pass; oldest first.
     pub undelivered: VecDeque<Message>,
@@ -33,6 +34,7 @@ impl Inbox {
         if self.may_deliver == 0 {
             return None;
         }
+        // Those taken earlier are older.
         let mut message = self.undelivered.pop_front().or_else(|| mailbox.pop_event())?;
         if let Message::Events(batch) = &mut message {
             // Later events wait behind it, so that none overtakes it.

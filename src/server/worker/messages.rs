@@ -7,15 +7,17 @@ use super::accepting::accepted;
 use super::connection::Connection;
 use super::delivery::deliver;
 use super::domains::{domain_changed, domain_request};
+use super::inbox::Inbox;
 use super::replies::take_reply;
 use super::watch_list::watch_list;
 use crate::protocol::operations::DomainRequest;
-use crate::server::mailbox::Message;
+use crate::server::mailbox::{Mailbox, Message};
 use crate::server::migration::quiesce::{quiesce, unquiesce};
 use crate::server::migration::serve_move::move_request;
 use crate::sync::Ordering;
 
-/// The number of urgent messages taken in one pass.
+/// The number of urgent messages taken in one pass. The others wait for the next pass, so that clients are served in
+/// between.
 const URGENT_PER_PASS: usize = 1024;
 /// The timeout of replies to requests that were taken before a stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
@@ -33,19 +35,20 @@ pub fn take_messages(worker: &mut Worker) {
             take_message(worker, message);
         }
     }
-    while let Some(message) = next_message(worker) {
+    while let Some(message) = next_message(&mut worker.inbox, worker.core.mailbox()) {
         take_message(worker, message);
     }
 }
 
-fn next_message(worker: &mut Worker) -> Option<Message> {
-    let inbox = &mut worker.inbox;
-    inbox.postponed.pop_front().or_else(|| inbox.next_event(worker.core.mailbox()))
+fn next_message(inbox: &mut Inbox, mailbox: &Mailbox) -> Option<Message> {
+    inbox.postponed.pop_front().or_else(|| inbox.next_event(mailbox))
 }
 
 /// Delivers events between two requests of a connection, as its own must follow the reply just queued. Other messages
-/// wait until the connection is back in its slot.
+/// wait until the connection is back in its slot. C xenstored sends the event first, which breaks a libxenstore built
+/// without threads.
 pub fn take_events(worker: &mut Worker, connection: &mut Connection) {
+    // A postponed message was ahead of all events that are still queued.
     while worker.inbox.postponed.is_empty()
         && let Some(message) = worker.inbox.next_event(worker.core.mailbox())
     {
@@ -66,7 +69,9 @@ fn take_message(worker: &mut Worker, message: Message) {
         Message::Quiesce(part, by) => quiesce(worker, part, &by),
         Message::Unquiesce { part, forced, by } => unquiesce(worker, part, forced, &by),
         Message::DomainChanged(domid) => domain_changed(worker, domid),
-        Message::Accepted(socket) => accepted(worker, socket),
+        Message::Accepted(socket) => {
+            accepted(&mut worker.core, &mut worker.clients, worker.poll.registry(), socket)
+        }
         Message::Unblocked(domid) => {
             if let Some(slot) = worker.clients.of_domain(domid) {
                 worker.clients.make_ready(slot);
@@ -81,11 +86,12 @@ fn take_message(worker: &mut Worker, message: Message) {
         }
         Message::CheckWatches(reply) => {
             // Fails if the caller has timed out.
-            let _ = reply.send(watch_list(worker));
+            let _ = reply.send(watch_list(&worker.core, &worker.clients));
         }
         Message::Move(request) => move_request(worker, request),
         Message::Stop => {
             worker.core.stopping = Some(worker.core.now + STOP_TIMEOUT);
+            // AcqRel: a worker that reads the full number in `is_over` also sees every connection parked before.
             worker.core.shared.stopping.fetch_add(1, Ordering::AcqRel);
         }
     }

@@ -51,7 +51,7 @@ use crate::types::{Domid, Errno, Presence};
 /// The number of bytes read from a socket at a time: enough for a batch of ordinary requests.
 pub const READ_BYTES: usize = 16 << 10;
 
-/// The token of the mailbox's waker.
+/// The token of the mailbox's waker. Slots count up from 0 and never reach it.
 pub const WAKER: Token = Token(usize::MAX);
 /// The token of the event-channel handle.
 pub const CHANNELS: Token = Token(usize::MAX - 1);
@@ -70,7 +70,8 @@ pub struct Worker {
     pub timers: Timers,
     /// The scan of rings that do not notify.
     pub scan: Scan,
-    /// The buffer in which input is parsed; reused for all connections.
+    /// The buffer in which input is parsed; reused for all connections. It is cleared before each, so it never holds
+    /// bytes of two clients.
     pub stage: Vec<u8>,
 }
 
@@ -98,6 +99,7 @@ impl Worker {
             inbox: Inbox::default(),
             timers: Timers::new(now),
             scan,
+            // Room for less than a message that was kept and for one read, so it hardly ever grows.
             stage: Vec::with_capacity(READ_BYTES + MESSAGE_BYTES_MAX),
         })
     }

@@ -14,7 +14,7 @@ use crate::server::mailbox::Slot;
 use crate::server::session::core::Core;
 use crate::types::Domid;
 
-/// The objects to recheck.
+/// The objects to recheck. Ordered sets, so that runs of the simulator can be repeated.
 #[derive(Default)]
 pub struct Suspects {
     /// The handle of event channels, which is polled edge-triggered: it is read again.
@@ -67,6 +67,7 @@ impl Recheck {
         note: impl FnOnce(&mut Suspects),
     ) {
         note(&mut self.next);
+        // The first error sets the time, so a host that fails in a row cannot postpone the recheck.
         self.due.get_or_insert(core.now + TICK);
         if let Some(failures) = self.failures.count() {
             let thread = core.number;

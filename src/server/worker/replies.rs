@@ -13,6 +13,7 @@ use crate::types::Errno;
 pub fn take_reply(worker: &mut Worker, reply_to: ReplyTo, result: Result<Vec<u8>, Errno>) {
     let result = result.as_deref().map_err(|errno| *errno);
     let mut slot = reply_to.connection;
+    // After a RELEASE the slot may have another connection.
     if let Some(domid) = worker.domains.take_released(reply_to.id) {
         if let Some(remainder) = worker.domains.left_by_release(domid) {
             return remainder.replied(reply_to.id, result);
@@ -29,11 +30,13 @@ pub fn take_reply(worker: &mut Worker, reply_to: ReplyTo, result: Result<Vec<u8>
         if let Some(header) = session.unpark(&worker.core) {
             session.reply(&header, result, None);
             send_post_reply(&mut worker.core, connection);
+            // Requests behind the parked one were not read, and no notification will report them.
             if connection.session.pending == Pending::Nothing {
                 connection.session.pending = Pending::Requests;
             }
         }
         let session = &connection.session;
+        // The domain's last request is done, for which QUIESCE may have waited.
         quiesced = session.is_quiesced().then(|| session.domid());
     }
     if let Some(domid) = quiesced {

@@ -5,8 +5,9 @@ use std::io;
 use super::Worker;
 use super::connection::{Connection, Stream};
 use super::ending::{close, withdraw};
+use super::event_channels::EventChannels;
 use crate::domain::{Domain, Notice};
-use crate::host::{Gfn, Port};
+use crate::host::{Gfn, Host, Port};
 use crate::server::mailbox::{Message, ReplyTo, Slot};
 use crate::server::migration::saved_connection::restore_connection;
 use crate::server::session::core::Core;
@@ -23,6 +24,7 @@ use crate::types::{Domid, Errno};
 /// # Errors
 /// The host's.
 pub fn serve_control_domain(worker: &mut Worker) -> io::Result<()> {
+    // First: it fails if another daemon serves this host, before anything of a ring is touched.
     worker.channels.bind_changes()?;
     if let Some(port) = worker.core.shared.host.control_port()? {
         let domain = Arc::clone(&worker.core.shared.control_domain);
@@ -45,14 +47,15 @@ pub fn connect_ring(
     connect: Connect,
 ) -> io::Result<()> {
     let (domid, slot) = (domain.domid, worker.clients.next_slot());
-    let mut ring = match map_ring(worker, domid, (gfn, port), slot) {
-        Ok(ring) => ring,
-        Err(error) => {
-            // Refused only if the incarnation has ended.
-            let _ = worker.domains.step(domain, Event::ConnectFailed(connect));
-            return Err(error);
-        }
-    };
+    let mut ring =
+        match map_ring(&*worker.core.shared.host, &mut worker.channels, (domid, gfn, port), slot) {
+            Ok(ring) => ring,
+            Err(error) => {
+                // Refused only if the incarnation has ended.
+                let _ = worker.domains.step(domain, Event::ConnectFailed(connect));
+                return Err(error);
+            }
+        };
     ring.offer(domain.features());
     // A migrated domain that has requested a reconnection gets it when UNQUIESCE serves it, as if it had not moved.
     if matches!(connect, Connect::New(_)) {
@@ -61,6 +64,7 @@ pub fn connect_ring(
     let (position, port) = (ring.position(), ring.port);
     let core = &mut worker.core;
     let reply_to = ReplyTo { thread: core.number, connection: slot, id: core.next_number() };
+    // A domain with the control domain's rights (`--priv-domid`) is not throttled either.
     let is_privileged = core.registry().is_privileged(domid);
     let kind = if is_privileged { Kind::Kernel } else { Kind::Guest(unblocked(core)) };
     let mut connection = Connection::new(reply_to, Arc::clone(domain), kind, Transport::Ring(ring));
@@ -78,14 +82,15 @@ pub fn connect_ring(
 }
 
 fn map_ring(
-    worker: &mut Worker,
-    domid: Domid,
-    (gfn, port): (Option<Gfn>, Port),
+    host: &dyn Host,
+    channels: &mut EventChannels,
+    (domid, gfn, port): (Domid, Option<Gfn>, Port),
     slot: Slot,
 ) -> io::Result<Ring> {
-    let page = worker.core.shared.host.map_ring(domid, gfn)?;
+    let page = host.map_ring(domid, gfn)?;
     let remote = Ring::named_port(&page).unwrap_or(port);
-    let port = worker.channels.bind(domid, remote, slot)?;
+    // If this fails the page is dropped and unmapped, so a failed INTRODUCE leaves nothing.
+    let port = channels.bind(domid, remote, slot)?;
     Ok(Ring::new(page, port, remote))
 }
 
@@ -98,11 +103,13 @@ fn take_over(
 ) -> Connected {
     match connect {
         Connect::New(remainder) => {
+            // Other indices mean that the ring was used or reset since, and the bytes would be out of place.
             if let Some(remainder) = remainder.filter(|remainder| remainder.position == position) {
                 session.partial = remainder.partial;
                 session.output = remainder.output;
                 session.recharge_output();
                 if let Some((id, header)) = remainder.waits {
+                    // The reply on its way is addressed to this number.
                     session.reply_to.id = id;
                     session.park(core, &header);
                 }
@@ -123,6 +130,7 @@ fn take_over(
 /// Returns the callback that notifies this worker, from any thread, when the domain may proceed.
 fn unblocked(core: &Core) -> Unblocked {
     let (mailboxes, thread) = (core.shared.mailboxes.clone(), core.number);
+    // `send`: the last reference to a ticket may be dropped on a thread without passes.
     Arc::new(move |domain| mailboxes.send(thread, Message::Unblocked(domain.domid)))
 }
 
@@ -133,28 +141,35 @@ fn unblocked(core: &Core) -> Unblocked {
 pub fn introduce_again(worker: &mut Worker, slot: Slot, remote: Port) -> Result<(), Errno> {
     let connection = worker.clients.get_mut(slot).ok_or(Errno::EIO)?;
     withdraw(&mut worker.core, &mut connection.session);
+    // Replies stay: the guest may be in the middle of a message, and does not repeat its requests.
     connection.session.output.drop_events();
     connection.session.recharge_output();
     connection.session.trace(format_args!("introduce again"));
-    let bound = bind_again(worker, slot, remote);
+    let bound = bind_again(connection, &mut worker.channels, remote);
     worker.clients.make_ready(slot);
     bound
 }
 
 /// Rebinds the event channel of a ring.
-fn bind_again(worker: &mut Worker, slot: Slot, remote: Port) -> Result<(), Errno> {
-    let connection = worker.clients.get_mut(slot).ok_or(Errno::EIO)?;
+fn bind_again(
+    connection: &mut Connection,
+    channels: &mut EventChannels,
+    remote: Port,
+) -> Result<(), Errno> {
+    let slot = connection.session.reply_to.connection;
     let was_given_up = std::mem::replace(&mut connection.stream, Stream::Open) == Stream::GivenUp;
     let domid = connection.session.domid();
     let ring = connection.ring().ok_or(Errno::EINVAL)?;
-    worker.channels.unbind(ring.port);
-    let Ok(port) = worker.channels.bind(domid, remote, slot) else {
+    // Unbound first: the guest's port can be bound only once, and may be the same.
+    channels.unbind(ring.port);
+    let Ok(port) = channels.bind(domid, remote, slot) else {
         // The freed number may be given to another domain's port.
         ring.port = 0;
         return Err(Errno::EINVAL);
     };
     (ring.port, ring.remote, ring.masked) = (port, remote, false);
     ring.connected();
+    // The page's error means that the ring is not served, which is over.
     if was_given_up {
         ring.mend();
     }
@@ -196,6 +211,7 @@ pub fn reconnects(core: &mut Core, connection: &mut Connection) -> bool {
 pub fn give_up(worker: &mut Worker, slot: Slot, error: RingError) {
     let Some(connection) = worker.clients.get_mut(slot) else { return };
     log_given_up(connection, error);
+    // A socket's client can connect again; a domain has only this ring.
     if connection.ring().is_none() {
         return close(worker, slot);
     }
@@ -204,6 +220,7 @@ pub fn give_up(worker: &mut Worker, slot: Slot, error: RingError) {
     if let Some(ring) = connection.ring() {
         ring.give_up(error);
         let (port, _) = (ring.port, ring.publish());
+        // The guest may still ask for a reconnection, for which its notification must arrive.
         ring.masked = false;
         worker.channels.notify(port);
         worker.channels.unmask(&worker.core, slot, port);

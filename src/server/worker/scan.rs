@@ -59,6 +59,7 @@ impl Scan {
 
     /// Returns the time between two steps for this number of rings.
     fn pause(&self, rings: usize) -> Duration {
+        // At least one, by which the interval is divided.
         let steps = rings.div_ceil(RINGS_PER_STEP).max(1);
         self.interval / u32::try_from(steps).unwrap_or(u32::MAX)
     }
@@ -79,7 +80,7 @@ impl Scan {
         self.next = self.next.map(due).filter(|_| rings > 0);
     }
 
-    /// Checks the next rings, if a step is due.
+    /// Checks the next rings, if a step is due. One comparison in most passes.
     pub fn run(&mut self, core: &Core, clients: &mut Clients) {
         if self.next().is_none_or(|next| next > core.now) {
             return;
@@ -107,10 +108,12 @@ impl Scan {
 
     /// Serves rings that had a change earlier and were not notified since.
     fn serve_found(&mut self, core: &Core, clients: &mut Clients) {
+        // As many as a step checks, so that a pass has a bounded cost.
         for _ in 0..RINGS_PER_STEP {
             let due = |found: &mut Found| found.until <= core.now;
             let Some(found) = self.found.pop_front_if(due) else { return };
             let Some(slot) = clients.of_domain(found.domid) else { continue };
+            // Its indices have moved, so it was served; or it has no news any more.
             if silent_news(core, clients, slot) != Some(found.position) {
                 continue;
             }

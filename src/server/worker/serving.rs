@@ -1,10 +1,11 @@
 //! One connection's quantum: bytes in, a bounded batch of requests, bytes out.
 
-use mio::{Interest, Token};
+use mio::{Interest, Registry, Token};
 
 use super::connection::{Connection, Flow, Stream};
 use super::delivery::queue_deferred;
 use super::ending::close;
+use super::event_channels::EventChannels;
 use super::messages::take_events;
 use super::ready::{BUSY_TIME, Demand};
 use super::rings::{give_up, reconnects};
@@ -12,6 +13,7 @@ use super::{READ_BYTES, Worker};
 use crate::log;
 use crate::protocol::{Frame, MESSAGE_BYTES_MAX, REQUEST_PAYLOAD_BYTES_MAX, frame};
 use crate::server::requests::{Step, serve_first};
+use crate::server::session::core::Core;
 use crate::server::session::reservations::came_through;
 use crate::server::session::{Parked, Pending};
 use crate::store::Caller;
@@ -46,6 +48,7 @@ pub fn serve_ready(worker: &mut Worker) {
         serve_next(worker, Demand::Light);
     }
     let clock = worker.core.shared.clock;
+    // With a single busy connection there is no limit to compare with, and the clock costs a call.
     let began = if busy > 1 { clock() } else { worker.core.now };
     for left in (0..busy).rev() {
         serve_next(worker, Demand::Busy);
@@ -59,6 +62,7 @@ pub fn serve_ready(worker: &mut Worker) {
 fn serve_next(worker: &mut Worker, demand: Demand) {
     let Some(slot) = worker.clients.next_ready(demand) else { return };
     let Some(mut connection) = worker.clients.take(slot) else { return };
+    // The connection is out of the table meanwhile, so that requests may borrow both.
     let served = serve(worker, &mut connection)
         .and_then(|next| conclude_pass(worker, &mut connection, next));
     worker.clients.put_back(connection);
@@ -93,13 +97,14 @@ fn conclude_pass(
     } else {
         worker.timers.end_ticks(slot);
     }
+    // Timers stay in the heap until they expire, so equal ones are not added again.
     if let Some(until) = session.next_timeout()
         && connection.timer != Some(until)
     {
         connection.timer = Some(until);
         worker.timers.set_deadline(until, slot);
     }
-    listen_for_room(worker, connection)?;
+    listen_for_room(worker.poll.registry(), connection)?;
     // A held-back connection stays ready, since no notification reports that the backlog is gone.
     let (core, session) = (&worker.core, &connection.session);
     let behind = connection.is_held_back(core) && !session.is_quiesced();
@@ -118,7 +123,7 @@ fn conclude_pass(
 ///
 /// # Errors
 /// It cannot be registered: it would never be served again, so it is closed.
-fn listen_for_room(worker: &Worker, connection: &mut Connection) -> Result<(), Disconnect> {
+fn listen_for_room(registry: &Registry, connection: &mut Connection) -> Result<(), Disconnect> {
     let is_wanted = !connection.session.output.is_empty();
     if let Transport::Socket(socket) = &mut connection.transport
         && connection.interest.is_writable() != is_wanted
@@ -128,7 +133,7 @@ fn listen_for_room(worker: &Worker, connection: &mut Connection) -> Result<(), D
             if is_wanted { room } else { Interest::READABLE },
             connection.session.reply_to.connection,
         );
-        if let Err(error) = worker.poll.registry().reregister(socket, Token(token), interest) {
+        if let Err(error) = registry.reregister(socket, Token(token), interest) {
             tracing::warn!(%error, "client closed, its socket cannot be polled");
             return Err(Disconnect::Gone);
         }
@@ -152,7 +157,7 @@ fn serve(worker: &mut Worker, connection: &mut Connection) -> Result<Next, Disco
         return Ok(Next::Event);
     }
     if reconnects(&mut worker.core, connection) || connection.stream == Stream::GivenUp {
-        return Ok(end_pass(worker, connection));
+        return Ok(end_pass(&worker.core, &mut worker.channels, connection));
     }
     if let Some(ring) = connection.ring() {
         ring.begin()?;
@@ -160,27 +165,29 @@ fn serve(worker: &mut Worker, connection: &mut Connection) -> Result<Next, Disco
     // The state has changed: the retried request checks whether it may proceed.
     let parked = &mut connection.session.parked;
     let waited = parked.take_if(|parked| matches!(parked, Parked::Reserved(_))).is_some();
+    // Before the input: whether requests are taken depends on the room in the output.
     connection.flush()?;
-    flush_deferred(worker, connection)?;
+    flush_deferred(&worker.core, connection)?;
     if connection.may_read(&worker.core) {
         let input = serve_requests(worker, connection)?;
         connection.flush()?;
-        flush_deferred(worker, connection)?;
+        flush_deferred(&worker.core, connection)?;
         // A half-closed client still gets the replies to its requests.
         if input == Input::Closed && !connection.session.owes_anything() {
             return Err(Disconnect::Gone);
         }
     }
+    // Whether it has written or not, or the next reservation would wait for the end of the gap.
     if waited {
         came_through(&worker.core, &connection.session);
     }
-    Ok(end_pass(worker, connection))
+    Ok(end_pass(&worker.core, &mut worker.channels, connection))
 }
 
 /// Sends deferred events as far as there is room.
-fn flush_deferred(worker: &Worker, connection: &mut Connection) -> Result<(), Disconnect> {
+fn flush_deferred(core: &Core, connection: &mut Connection) -> Result<(), Disconnect> {
     if connection.session.watches.has_deferred() {
-        queue_deferred(&worker.core, connection);
+        queue_deferred(core, connection);
         connection.flush()?;
     }
     Ok(())
@@ -196,6 +203,7 @@ fn serve_requests(worker: &mut Worker, connection: &mut Connection) -> Result<In
     if connection.session.pending == Pending::Nothing || remainder < MESSAGE_BYTES_MAX {
         input = connection.transport.read(&mut stage, READ_BYTES)?;
     }
+    // Rights are read once a quantum; a change takes effect in the next one.
     let caller = connection.session.take_caller(&worker.core);
     let result = serve_messages(worker, connection, &caller, &stage);
     let session = &mut connection.session;
@@ -206,6 +214,7 @@ fn serve_requests(worker: &mut Worker, connection: &mut Connection) -> Result<In
         session.pending = Pending::Requests;
     }
     keep_rest(connection, &stage, used, remainder);
+    // Also after an error: the buffer goes back to the worker.
     worker.stage = stage;
     result?;
     Ok(input)
@@ -237,6 +246,7 @@ fn serve_messages(
             break;
         }
     }
+    // What is left was read already, so no notification will announce it.
     if !stream.is_empty() {
         connection.session.pending = Pending::Requests;
     }
@@ -248,8 +258,8 @@ fn serve_messages(
 ///
 /// A guest notifies only if it finds its request queue empty, or the reply queue full. So the guest may have written or
 /// read without a notification between the reads and the publication here, and the ring is checked once more.
-fn end_pass(worker: &mut Worker, connection: &mut Connection) -> Next {
-    let reads = connection.may_read(&worker.core);
+fn end_pass(core: &Core, channels: &mut EventChannels, connection: &mut Connection) -> Next {
+    let reads = connection.may_read(core);
     let waits_for_room = !connection.session.output.is_empty();
     // The port of an abandoned ring stays unmasked, since the guest may request a reconnection.
     let listens = reads || waits_for_room || connection.stream == Stream::GivenUp;
@@ -259,15 +269,15 @@ fn end_pass(worker: &mut Worker, connection: &mut Connection) -> Next {
     let unmask = listens && std::mem::take(&mut ring.masked);
     let has_news = reads && ring.has_requests() || waits_for_room && ring.has_room();
     if notify {
-        worker.channels.notify(port);
+        channels.notify(port);
     }
     if unmask {
-        worker.channels.unmask(&worker.core, slot, port);
+        channels.unmask(core, slot, port);
     }
     if has_news { Next::Pass } else { Next::Event }
 }
 
-/// Keeps the rest of the staged bytes, the first `carried` of which were kept before. Whole requests of a ring that
+/// Keeps the rest of the staged bytes, the first `remainder` of which were kept before. Whole requests of a ring that
 /// have to wait stay in the page, for whichever worker or daemon serves the ring next. Half a request is taken out,
 /// since a guest that has yet to write the other half notifies only a ring that it finds empty.
 fn keep_rest(connection: &mut Connection, stage: &[u8], used: usize, remainder: usize) {

@@ -11,6 +11,7 @@ pub struct Stall {
     /// The position of the client's output, which moves when the client reads.
     position: u64,
     since: Instant,
+    // Set once, so that a lasting stall is one line.
     named: bool,
 }
 

@@ -1,24 +1,24 @@
 //! Effects of time on connections: events that guests do not take expire, and stalled clients are logged.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::Worker;
+use super::clients::Clients;
 use super::connection::Connection;
 use super::stalls::Stall;
+use super::timers::Timers;
 use crate::domain::Notice;
 use crate::server::session::Session;
 use crate::server::session::core::Core;
 
 /// Makes the connections ready whose timers have expired.
-pub fn fire_timers(worker: &mut Worker) {
-    while let Some(slot) = worker.timers.take_due(worker.core.now) {
-        worker.clients.make_ready(slot);
+pub fn fire_timers(timers: &mut Timers, clients: &mut Clients, now: Instant) {
+    while let Some(slot) = timers.take_due(now) {
+        clients.make_ready(slot);
     }
 }
 
 /// Serves the connections that wait for time to pass, once per [`TICK`](super::timers::TICK).
-pub fn tick(worker: &mut Worker) {
-    let Worker { core, clients, timers, .. } = worker;
+pub fn tick(core: &Core, timers: &mut Timers, clients: &mut Clients) {
     for slot in timers.take_tick(core.now) {
         match clients.get_mut(slot) {
             Some(connection) => {
@@ -41,6 +41,7 @@ fn expire_events(core: &Core, session: &mut Session) {
     if session.output.oldest_event().is_some_and(|queued| queued < deadline) {
         let dropped = session.output.drop_events_before(deadline);
         session.recharge_output();
+        // A guest can cause this at will, so the lines are limited.
         if let Some(count) = session.domain.notice(Notice::EventsDropped) {
             let domid = session.domid().0;
             tracing::warn!(domid, dropped, count, "events timed out");

@@ -11,10 +11,12 @@ pub const TICK: Duration = Duration::from_millis(250);
 
 /// A worker's timers.
 pub struct Timers {
-    /// Connections with a timer of their own.
+    /// Connections with a timer of their own. A superseded one stays until it expires, and then makes its connection
+    /// ready in vain.
     deadlines: BinaryHeap<Reverse<(Instant, Slot)>>,
-    /// Connections served with each tick.
+    /// Connections served with each tick. Ordered, so that runs of the simulator can be repeated.
     ticking: BTreeSet<Slot>,
+    // Stale while no connection ticks; `begin_ticks` sets it anew.
     next_tick: Instant,
 }
 
@@ -48,6 +50,7 @@ impl Timers {
 
     /// Adds a connection to the ticks.
     pub fn begin_ticks(&mut self, now: Instant, slot: Slot) {
+        // The last tick may be long ago, since a worker without ticking connections is not woken.
         if self.ticking.is_empty() {
             self.next_tick = now + TICK;
         }

@@ -1,15 +1,15 @@
 //! The watches of a worker's connections, for the command `check`.
 
-use super::Worker;
+use super::clients::Clients;
+use crate::server::session::core::Core;
 use crate::server::session::watching::entry;
-use crate::store::WatchList;
+use crate::store::{Tries, WatchList};
 
 /// Returns the watches of this worker's connections. Cost: a copy of each. No connection is being served meanwhile, so
 /// the tries contain exactly these of this worker.
-pub fn watch_list(worker: &Worker) -> WatchList {
-    let core = &worker.core;
+pub fn watch_list(core: &Core, clients: &Clients) -> WatchList {
     let mut watches = Vec::new();
-    for (slot, connection) in worker.clients.iter() {
+    for (slot, connection) in clients.iter() {
         let session = &connection.session;
         for group in session.watches.groups() {
             let entry = entry(core, slot, session.domid(), &group);
@@ -19,5 +19,5 @@ pub fn watch_list(worker: &Worker) -> WatchList {
     for former in core.former.iter() {
         watches.push((former.path.as_path().to_buf(), former.entry));
     }
-    WatchList { thread: core.number, watches, tries: core.shared.store.tries() }
+    WatchList { thread: core.number, watches, tries: Tries::of(&core.shared.store) }
 }

@@ -11,7 +11,7 @@
 //! | a domain's use of `nodes` | the nodes that it owns |
 //! | a domain's use of `memory` | at least the charges of its nodes |
 //! | a trie's count | its watches |
-//! | a connection's watches | those of it in the tries ([`Store::check_watches`]) |
+//! | a connection's watches | those of it in the tries ([`WatchList::check`]) |
 //! | a domain's birth | the table that permission checks read |
 //!
 //! Not recomputed: the charges for watches, transactions and unsent bytes in `memory`, since these belong to threads
@@ -83,33 +83,39 @@ struct Use {
 /// The births of living domains, by domid.
 type Living = HashMap<Domid, u64, RandomState>;
 
-impl Store {
-    /// Checks the store. Cost: visits every node, on the worker pool. The store is locked only while trees are cloned
-    /// and accounts are read, about 0.1 us for each domain.
-    ///
-    /// # Errors
-    /// [`CheckError`], after a second.
-    pub fn check(&self) -> Result<Checked, CheckError> {
-        for look in 1.. {
-            let snapshot = self.settled_snapshot()?;
-            let living = snapshot
-                .domains
-                .iter()
-                .map(|used| (used.domain.domid, used.domain.birth))
-                .collect();
-            let shards: Vec<ShardId> = self.layout.all().collect();
-            let walk = |shard| Walk::of(shard, snapshot.layout, &snapshot.trees, &living);
-            let walks: Vec<Walk> = Workers::find().map(shards, walk);
-            if walks.iter().any(|walk| walk.has_orphans()) && look < SWEEPS_MAX {
-                std::thread::sleep(SWEEP_PAUSE);
-                continue;
-            }
-            return Ok(self.conclude_check(&snapshot, walks));
+/// Checks the store. Cost: visits every node, on the worker pool. The store is locked only while trees are cloned and
+/// accounts are read, about 0.1 us for each domain.
+///
+/// # Errors
+/// [`CheckError`], after a second.
+pub fn check(store: &Store) -> Result<Checked, CheckError> {
+    for look in 1.. {
+        let snapshot = Snapshot::settled(store)?;
+        let living = snapshot.living();
+        let walks = snapshot.walks(&living);
+        if walks.iter().any(|walk| walk.has_orphans()) && look < SWEEPS_MAX {
+            // The check has a thread of its own, so no client waits.
+            std::thread::sleep(SWEEP_PAUSE);
+            continue;
         }
-        unreachable!("the last look is the last")
+        return Ok(snapshot.compare(walks, store.registry.faults()));
+    }
+    unreachable!("the last look is the last")
+}
+
+impl Snapshot {
+    fn living(&self) -> Living {
+        self.domains.iter().map(|used| (used.domain.domid, used.domain.birth)).collect()
     }
 
-    fn conclude_check(&self, snapshot: &Snapshot, walks: Vec<Walk>) -> Checked {
+    /// Visits every node, on the worker pool.
+    fn walks<'w>(&'w self, living: &'w Living) -> Vec<Walk<'w>> {
+        let shards: Vec<ShardId> = self.layout.all().collect();
+        Workers::find().map(shards, |shard| Walk::of(shard, self.layout, &self.trees, living))
+    }
+
+    /// Compares what the walks found with accounts and tries, and adds the faults of the registry.
+    fn compare(&self, walks: Vec<Walk<'_>>, faults: Vec<String>) -> Checked {
         let mut findings = Findings::default();
         let mut nodes = 0;
         let mut owned: HashMap<Domid, (u64, u64), RandomState> = HashMap::default();
@@ -122,48 +128,54 @@ impl Store {
             }
             findings.append(walk.findings);
         }
-        for used in &snapshot.domains {
+        // Only now, as a domain owns nodes in several shards.
+        for used in &self.domains {
             let (nodes, bytes) = owned.remove(&used.domain.domid).unwrap_or_default();
             used.compare(nodes, bytes, &mut findings);
         }
-        let watches = snapshot.tries.check(snapshot.layout, &mut findings);
-        for fault in self.registry.faults() {
+        let watches = self.tries.check(self.layout, &mut findings);
+        for fault in faults {
             findings.add(|| fault);
         }
         Checked { nodes, watches, findings }
     }
 
     /// Takes a snapshot at a moment when no removal is being settled.
-    fn settled_snapshot(&self) -> Result<Snapshot, CheckError> {
+    fn settled(store: &Store) -> Result<Snapshot, CheckError> {
         for _ in 0..SNAPSHOTS_MAX {
-            match self.try_snapshot() {
+            match Snapshot::take(store) {
                 Some(snapshot) => return Ok(snapshot),
                 None => std::thread::sleep(SNAPSHOT_PAUSE),
             }
         }
-        Err(CheckError { removals: self.unsettled.load(Ordering::Relaxed) })
+        Err(CheckError { removals: store.unsettled.load(Ordering::Relaxed) })
     }
 
     /// Takes a snapshot unless a removal is being settled. With all locks held, the accounts of living domains do not
     /// change: a thread that charges holds some lock exclusively, and removals being settled are counted in
     /// `unsettled`.
-    fn try_snapshot(&self) -> Option<Snapshot> {
-        let locked = Locked::take(self, &LockSet::all(self.layout, false));
-        if self.unsettled.load(Ordering::Acquire) > 0 {
+    fn take(store: &Store) -> Option<Snapshot> {
+        let locked = Locked::take(&store.shards, &LockSet::all(store.layout, false));
+        // Acquire pairs with the release in `settle`: zero means that all credits are visible.
+        if store.unsettled.load(Ordering::Acquire) > 0 {
             return None;
         }
-        let shards = || self.layout.all().filter_map(|shard| locked.shard(shard));
-        let known = self.registry.known();
+        let shards = || store.layout.all().filter_map(|shard| locked.shard(shard));
+        let known = store.registry.known();
         let used = |domid| {
-            let domain = self.registry.get(domid)?;
+            // None if the domain has died since `known` was read.
+            let domain = store.registry.get(domid)?;
             let (nodes, bytes) =
                 (domain.account.used(Quota::Nodes), domain.account.used(Quota::Memory));
             Some(Use { domain, nodes, bytes })
         };
         Some(Snapshot {
-            layout: self.layout,
+            layout: store.layout,
             trees: shards().map(|shard| shard.tree.clone()).collect(),
-            tries: Tries::new(shards().map(|shard| shard.watches.clone()), self.global.load()),
+            tries: Tries::new(
+                shards().map(|shard| shard.watches.clone()),
+                store.publisher.global.load(),
+            ),
             domains: known.into_iter().filter_map(used).collect(),
         })
     }

@@ -1,8 +1,9 @@
 //! Each kind of fault is injected into a sound store, and the check must name it.
 
 use super::*;
+use crate::store::alone::alone;
 use crate::store::tree::get_mut;
-use crate::store::{Caller, Executed, Generations, Op, Verb};
+use crate::store::{Caller, Executed, Generations, Op, Verb, sweep};
 use crate::types::{Entry as PermEntry, Path, PathBuf, PermSet, ShardId, Subject};
 use crate::watch::{Entry, Watcher};
 
@@ -18,7 +19,7 @@ struct World {
 
 impl World {
     fn new() -> World {
-        let store = Store::alone(Layout::new(4));
+        let store = alone(Layout::new(4));
         let mut world = World { store, generations: Generations::default() };
         world.store.registry.admit(Domid(5), 1).unwrap();
         for partition in ["/local/domain/5", "/local/domain/0/backend/vif/5", "/vm/abc"] {
@@ -54,7 +55,7 @@ impl World {
     /// Changes the tree that holds `text`.
     fn tree<R>(&self, text: &str, change: impl FnOnce(&mut Tree) -> R) -> R {
         let shard = self.store.layout.partition(path(text).as_path()).shard;
-        change(&mut self.store.shards[usize::from(shard.0)].write().tree)
+        change(&mut self.store.shards.write(shard).tree)
     }
 
     fn node(&self, text: &str, change: impl FnOnce(&mut super::super::Node)) {
@@ -67,7 +68,7 @@ impl World {
     }
 
     fn findings(&self) -> Vec<String> {
-        self.store.check().ok().unwrap().findings.sentences().to_vec()
+        check(&self.store).ok().unwrap().findings.sentences().to_vec()
     }
 
     /// Asserts that the findings are exactly these.
@@ -151,7 +152,7 @@ fn check_finds_a_partition_in_the_wrong_shard() {
     let root = path("/local/domain/5");
     world.tree("/local/domain/5", |tree| tree.forget_owned(Domid(5), root.as_path()));
     let node = world.tree("/local/domain/5", |tree| tree.set_root(root.as_path(), None)).unwrap();
-    let mut wrong = world.store.shards[3].write();
+    let mut wrong = world.store.shards.write(ShardId(3));
     wrong.tree.set_root(root.as_path(), Some(node));
     wrong.tree.note_owned(Domid(5), root.as_path());
     drop(wrong);
@@ -228,9 +229,9 @@ fn check_waits_for_a_running_sweep() {
     let by = Caller { domain: control, subject: Subject::CONTROL, epoch: 0, unblocked: None };
     let World { store, generations } = &mut world;
     let found = std::thread::scope(|scope| {
-        let check = scope.spawn(|| store.check().ok().unwrap().findings.len());
+        let check = scope.spawn(|| check(store).ok().unwrap().findings.len());
         std::thread::sleep(SWEEP_PAUSE / 2);
-        for executed in store.sweep(&domain, &by, generations) {
+        for executed in sweep(store, &domain, &by, generations) {
             assert!(store.settle(executed.removed).is_none());
         }
         check.join().unwrap()
@@ -242,7 +243,7 @@ fn check_waits_for_a_running_sweep() {
 fn check_fails_while_a_removal_is_unsettled() {
     let mut world = World::new();
     let executed = world.run("/local/domain/5/a", Verb::Rm);
-    assert_eq!(world.store.check().err(), Some(CheckError { removals: 1 }));
+    assert_eq!(check(&world.store).err(), Some(CheckError { removals: 1 }));
     assert!(world.store.settle(executed.removed).is_none());
     world.finds(&[]);
 }
@@ -260,12 +261,12 @@ fn check_finds_miscounted_and_misplaced_watches() {
         world.store.watch(path(watched).as_path(), entry(seq as u64));
     }
     world.finds(&[]);
-    assert_eq!(world.store.check().ok().unwrap().watches, 4);
-    world.store.shards[2].write().watches.falsify_len();
+    assert_eq!(check(&world.store).ok().unwrap().watches, 4);
+    world.store.shards.write(ShardId(2)).watches.falsify_len();
     world.finds(&["the trie of shard 2 has 0 watches, but its counter says 1"]);
     let world = World::new();
-    world.store.global.insert(path("/local/domain/5/a").as_path(), entry(1));
-    world.store.shards[0].write().watches.insert(path("/local").as_path(), entry(2));
+    world.store.publisher.global.insert(path("/local/domain/5/a").as_path(), entry(1));
+    world.store.shards.write(ShardId(0)).watches.insert(path("/local").as_path(), entry(2));
     world.finds(&[
         "a watch on /local is in the trie of shard 0",
         "a watch on /local/domain/5/a is in the global watch trie",
@@ -277,9 +278,9 @@ fn check_finds_watches_that_differ_from_the_connections() {
     let world = World::new();
     let low = path("/local/domain/5/a");
     let check = |watches: &[(PathBuf, Entry)]| {
-        let tries = world.store.tries();
+        let tries = Tries::of(&world.store);
         let list = WatchList { thread: 2, watches: watches.to_vec(), tries };
-        world.store.check_watches(list).sentences().to_vec()
+        list.check(world.store.layout).sentences().to_vec()
     };
     world.store.watch(low.as_path(), entry(1));
     assert_eq!(check(&[(low.clone(), entry(1))]), [""; 0]);
@@ -301,7 +302,7 @@ fn check_finds_watches_that_differ_from_the_connections() {
     );
     let deep = Entry { depth: Some(1), ..entry(1) };
     assert!(check(&[(low.clone(), deep)])[0].contains("is a different watch"), "the depths differ");
-    world.store.global.insert(low.as_path(), entry(1));
+    world.store.publisher.global.insert(low.as_path(), entry(1));
     assert!(check(&[(low.clone(), entry(1))])[0].contains("in the tries twice"));
     assert_eq!(world.store.layout.partition(low.as_path()).shard, ShardId(1));
 }

@@ -15,6 +15,7 @@ pub struct Walk<'a> {
     shard: ShardId,
     layout: Layout,
     trees: &'a [Tree],
+    /// Of the snapshot's moment: a domain that dies during the walk leaves no orphans.
     living: &'a Living,
     /// The number of nodes visited.
     pub nodes: usize,
@@ -110,6 +111,7 @@ impl<'a> Walk<'a> {
                 let bytes = below.as_path().bytes();
                 if name.bytes().contains(&b'/') || Path::parse(bytes).is_err() {
                     let below = below.as_path();
+                    // An invalid path has no partition, so the walk does not go below it.
                     self.findings.add(|| format!("{below} is not a valid node name"));
                     continue;
                 }

@@ -29,6 +29,13 @@ pub struct WatchList {
 }
 
 impl Tries {
+    /// Takes snapshots of all tries. Each snapshot is taken under its own lock, so two snapshots may be of different
+    /// moments.
+    pub fn of(store: &Store) -> Tries {
+        let shards = store.layout.all().map(|shard| store.shards.read(shard).watches.clone());
+        Tries::new(shards, store.publisher.global.load())
+    }
+
     pub(super) fn new(shards: impl Iterator<Item = Trie>, global: Arc<Trie>) -> Tries {
         Tries { shards: shards.collect(), global }
     }
@@ -65,22 +72,16 @@ impl Tries {
     }
 }
 
-impl Store {
-    /// Returns snapshots of all tries. Each snapshot is taken under its own lock, so two snapshots may be of different
-    /// moments.
-    pub fn tries(&self) -> Tries {
-        let shards = self.layout.all().map(|shard| self.read_shard(shard).watches.clone());
-        Tries::new(shards, self.global.load())
-    }
-
-    /// Compares a thread's watches with the tries' watches of that thread, both ways. Cost: all watches.
-    pub fn check_watches(&self, list: WatchList) -> Findings {
+impl WatchList {
+    /// Compares the thread's watches with the tries' watches of that thread, both ways. Cost: all watches.
+    pub fn check(self, layout: Layout) -> Findings {
         let mut findings = Findings::default();
+        // By `seq`, which a thread uses once.
         let mut found: HashMap<u64, (Option<ShardId>, PathBuf, Entry), RandomState> =
             HashMap::default();
-        for (shard, trie) in list.tries.all() {
+        for (shard, trie) in self.tries.all() {
             each(trie, |path, entry| {
-                if entry.watcher.thread == list.thread {
+                if entry.watcher.thread == self.thread {
                     let place = (shard, path.to_buf(), *entry);
                     if found.insert(entry.watcher.seq, place).is_some() {
                         findings.add(|| format!("the watch on {path} is in the tries twice"));
@@ -88,9 +89,9 @@ impl Store {
                 }
             });
         }
-        for (path, entry) in list.watches {
+        for (path, entry) in self.watches {
             let (path, domid) = (path.as_path(), entry.domid);
-            let right = belongs(self.layout, path);
+            let right = belongs(layout, path);
             match found.remove(&entry.watcher.seq) {
                 Some((shard, at, other)) => {
                     let same = shard == right && other == entry;
@@ -110,7 +111,7 @@ impl Store {
             }
         }
         for (shard, path, entry) in found.into_values() {
-            let (path, thread, domid) = (path.as_path(), list.thread, entry.domid);
+            let (path, thread, domid) = (path.as_path(), self.thread, entry.domid);
             findings.add(|| {
                 format!(
                     "{} has a watch of domain {domid} on {path} that no connection of thread \

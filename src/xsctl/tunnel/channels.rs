@@ -38,8 +38,8 @@ pub trait End {
 pub struct Mux {
     out: Mutex<Box<dyn Write + Send>>,
     channels: Mutex<Channels>,
-    /// The results of the lock's steps.
-    locked: (Sender<LockStep>, Receiver<LockStep>),
+    /// The results of the lock's steps. Without a sender once the tunnel has ended, so that no step waits for a result.
+    locked: (Mutex<Option<Sender<LockStep>>>, Receiver<LockStep>),
 }
 
 #[derive(Default)]
@@ -75,7 +75,9 @@ impl Mux {
     /// Makes an end that sends its frames to `out`.
     pub fn new(out: impl Write + Send + 'static) -> Arc<Mux> {
         let out = Mutex::new(Box::new(out) as Box<dyn Write + Send>);
-        Arc::new(Mux { out, channels: Mutex::default(), locked: unbounded() })
+        let (sender, results) = unbounded();
+        let locked = (Mutex::new(Some(sender)), results);
+        Arc::new(Mux { out, channels: Mutex::default(), locked })
     }
 
     /// Sends a frame. Blocks until the other end's transport has taken it.
@@ -110,10 +112,12 @@ impl Mux {
             && self.locked.1.recv().is_ok_and(|step| step == LockStep::IsExclusive)
     }
 
-    /// Returns the function of [`End::lock`] for the end that has sent the steps.
+    /// Notes the result of a step, for [`Mux::lock`], which waits for it.
     pub fn locked(&self, step: LockStep) {
-        // The receiver lives as long as this.
-        let _ = self.locked.0.send(step);
+        if let Some(results) = &*self.locked.0.lock() {
+            // The receiver lives as long as this.
+            let _ = results.send(step);
+        }
     }
 
     /// Handles the frames of the other end until it ends or breaks the rules; then ends all channels.
@@ -128,7 +132,7 @@ impl Mux {
         let ended = std::mem::take(&mut channels.open);
         drop(channels);
         drop(ended);
-        self.locked(LockStep::IsShared);
+        *self.locked.0.lock() = None;
     }
 
     fn handle(self: &Arc<Mux>, frame: Frame, end: &mut impl End) -> io::Result<()> {

@@ -1,5 +1,6 @@
 //! The frames of a tunnel: a kind (1 byte), a channel and a length (4 bytes each, little-endian), and the payload.
 
+use std::borrow::Cow;
 use std::io::{self, Read, Write};
 
 /// The most bytes of a payload. Longer data is split, so that a long stream does not delay a short request.
@@ -26,6 +27,8 @@ pub enum LockStep {
     IsExclusive,
     /// It is shared.
     IsShared,
+    /// Release it. Has no result.
+    Release,
 }
 
 /// A message between the two ends.
@@ -53,15 +56,17 @@ impl Frame {
     /// # Errors
     /// Those of the writer.
     pub fn write(&self, out: &mut impl Write) -> io::Result<()> {
-        let numbers = |numbers: &[u32]| numbers.iter().flat_map(|n| n.to_le_bytes()).collect();
-        let (kind, channel, payload): (u8, u32, Vec<u8>) = match self {
-            Frame::Hello(text) => (0, 0, text.clone()),
-            Frame::Open(channel, port) => (1, *channel, vec![*port as u8]),
-            Frame::Data(channel, bytes) => (2, *channel, bytes.clone()),
+        let numbers = |numbers: &[u32]| -> Cow<'_, [u8]> {
+            numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
+        };
+        let (kind, channel, payload): (u8, u32, Cow<'_, [u8]>) = match self {
+            Frame::Hello(text) => (0, 0, text.into()),
+            Frame::Open(channel, port) => (1, *channel, vec![*port as u8].into()),
+            Frame::Data(channel, bytes) => (2, *channel, bytes.into()),
             Frame::Streams(channel, streams) => (3, *channel, numbers(streams)),
             Frame::Credit(channel, bytes) => (4, *channel, numbers(&[*bytes])),
-            Frame::Close(channel) => (5, *channel, Vec::new()),
-            Frame::Lock(step) => (6, 0, vec![*step as u8]),
+            Frame::Close(channel) => (5, *channel, Cow::Borrowed(&[])),
+            Frame::Lock(step) => (6, 0, vec![*step as u8].into()),
         };
         let len = u32::try_from(payload.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
         let mut bytes = Vec::with_capacity(HEADER_BYTES + payload.len());
@@ -107,6 +112,7 @@ impl Frame {
             (6, [1]) => Frame::Lock(LockStep::Share),
             (6, [2]) => Frame::Lock(LockStep::IsExclusive),
             (6, [3]) => Frame::Lock(LockStep::IsShared),
+            (6, [4]) => Frame::Lock(LockStep::Release),
             _ => return None,
         })
     }
@@ -135,6 +141,7 @@ mod tests {
             Frame::Close(3),
             Frame::Lock(LockStep::Take),
             Frame::Lock(LockStep::IsShared),
+            Frame::Lock(LockStep::Release),
         ];
         let mut bytes = Vec::new();
         frames.iter().for_each(|frame| frame.write(&mut bytes).unwrap());

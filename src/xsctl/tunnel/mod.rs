@@ -3,6 +3,7 @@
 //! ```text
 //!   Link == UnixStream pair == Mux ==(frames, standard input and output)== Mux == the daemon's sockets
 //!   xsctl move --to ssh://host             ssh host xsctl receive
+//!   xsctl send, in any pipes               xsctl receive
 //! ```
 //!
 //! Each connection to a socket is a *channel* of the tunnel, and each descriptor that accompanies a request (a stream)
@@ -35,10 +36,17 @@ use channels::{End, Mux};
 use frame::{Frame, LockStep, Port};
 
 /// The version of the frames; both ends must have the same.
-const PROTOCOL: u32 = 1;
+const PROTOCOL: u32 = 2;
 
-/// The tunnels of this process: one for each destination, which all connections to it share.
-static TUNNELS: Mutex<BTreeMap<PathBuf, Arc<Tunnel>>> = Mutex::new(BTreeMap::new());
+/// The tunnels of this process: one for each destination, which all connections to it share. Each has a lock of its
+/// own, so that a host that does not speak delays no connection to another one.
+static TUNNELS: Mutex<BTreeMap<PathBuf, Known>> = Mutex::new(BTreeMap::new());
+
+/// The tunnel to a destination, while it is started or once it was.
+type Known = Arc<Mutex<Option<Arc<Tunnel>>>>;
+
+/// The name of the daemon at the other end of this process's standard input and output.
+pub const STDIO: &str = "-";
 
 /// What the end at the daemon says first.
 #[derive(Debug, Serialize, Deserialize)]
@@ -112,7 +120,11 @@ impl Address {
 /// Whether a `--socket` or `--to` names another host.
 pub fn is_url(socket: &Path) -> bool {
     let bytes = socket.as_os_str().as_bytes();
-    bytes.starts_with(b"ssh://") || bytes.starts_with(b"exec:")
+    bytes.starts_with(b"ssh://") || bytes.starts_with(b"exec:") || bytes == STDIO.as_bytes()
+}
+
+fn is_stdio(url: &Path) -> bool {
+    url.as_os_str() == STDIO
 }
 
 /// Returns what identifies the daemon of a migration socket on this host among those of all hosts.
@@ -128,20 +140,51 @@ impl Tunnel {
     /// # Errors
     /// The URL is wrong, its command cannot be started, or the other end refuses.
     pub fn to(url: &Path) -> io::Result<Arc<Tunnel>> {
-        let mut tunnels = TUNNELS.lock();
-        if let Some(tunnel) = tunnels.get(url).filter(|tunnel| tunnel.mux.is_open()) {
+        let known = Arc::clone(TUNNELS.lock().entry(url.to_path_buf()).or_default());
+        let mut known = known.lock();
+        if let Some(tunnel) = known.as_ref().filter(|tunnel| tunnel.mux.is_open()) {
             return Ok(Arc::clone(tunnel));
         }
-        let tunnel = Arc::new(Tunnel::start(command(url)?)?);
-        tunnels.insert(url.to_path_buf(), Arc::clone(&tunnel));
+        let tunnel = match (is_stdio(url), known.is_some()) {
+            (true, true) => return Err(io::Error::other("the other end closed the connection")),
+            (true, false) => {
+                let why = "only xsctl send speaks on standard input and output";
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+            }
+            (false, _) => Arc::new(Tunnel::start(command(url)?)?),
+        };
+        *known = Some(Arc::clone(&tunnel));
         Ok(tunnel)
+    }
+
+    /// Starts the tunnel on standard input and output, once in a process; its URL is [`STDIO`].
+    ///
+    /// # Errors
+    /// The other end is no `xsctl receive`, or refuses.
+    pub fn start_on_stdio() -> io::Result<()> {
+        let ended = || Ok("the other end closed the connection".to_owned());
+        let tunnel = Tunnel::over(io::stdout(), io::stdin(), ended)?;
+        TUNNELS.lock().insert(STDIO.into(), Arc::new(Mutex::new(Some(Arc::new(tunnel)))));
+        Ok(())
     }
 
     fn start(mut command: Command) -> io::Result<Tunnel> {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let (Some(input), Some(mut output)) = (child.stdin.take(), child.stdout.take()) else {
+        let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(io::ErrorKind::BrokenPipe.into());
         };
+        Tunnel::over(input, output, move || {
+            // It ends by itself when its input does.
+            Ok(format!("the command of the other host ended ({})", child.wait()?))
+        })
+    }
+
+    /// Makes a tunnel of bytes to and from an `xsctl receive`; `ended` waits for its end and describes it.
+    fn over(
+        input: impl io::Write + Send + 'static,
+        mut output: impl io::Read + AsFd + Send + 'static,
+        ended: impl FnOnce() -> io::Result<String> + Send + 'static,
+    ) -> io::Result<Tunnel> {
         let mux = Mux::new(input);
         // If the command has ended, its exit code and what it printed say more than the error here.
         let _ = mux.send(&Frame::Hello(PROTOCOL.to_string().into_bytes()));
@@ -150,9 +193,7 @@ impl Tunnel {
             Ok(Some(Frame::Hello(text))) => serde_json::from_slice::<Hello>(&text).ok(),
             Ok(Some(_)) | Err(_) => None,
             Ok(None) => {
-                let status = child.wait()?;
-                let why = format!("the command of the other host ended ({status}) before it spoke");
-                return Err(io::Error::other(why));
+                return Err(io::Error::other(format!("{} before it spoke", ended()?)));
             }
         };
         let hello = hello.ok_or_else(|| io::Error::other("the other end is no xsctl receive"))?;
@@ -167,8 +208,7 @@ impl Tunnel {
         let its = Arc::clone(&mux);
         thread::Builder::new().name("tunnel".into()).spawn(move || {
             its.dispatch(&mut output, &mut Opener(Arc::clone(&its)));
-            // It ends by itself when its input does.
-            let _ = child.wait();
+            let _ = ended();
         })?;
         Ok(Tunnel { mux, daemon: hello.daemon })
     }
@@ -187,6 +227,12 @@ impl Tunnel {
     /// Downgrades that lock to shared.
     pub fn share(&self) {
         self.mux.lock(LockStep::Share);
+    }
+
+    /// Releases that lock.
+    pub fn release(&self) {
+        // The end of the tunnel releases it, too.
+        let _ = self.mux.send(&Frame::Lock(LockStep::Release));
     }
 }
 

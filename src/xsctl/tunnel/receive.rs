@@ -63,6 +63,10 @@ impl End for Receiver {
                 self.lock.share();
                 Some(LockStep::IsShared)
             }
+            LockStep::Release => {
+                self.lock.release();
+                None
+            }
             _ => Some(LockStep::IsShared),
         }
     }

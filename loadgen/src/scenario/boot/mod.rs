@@ -188,7 +188,8 @@ impl Machine {
         let Some(other) = &mut *self.elsewhere.borrow_mut() else {
             return host.create(Some(domid)).map_err(cannot);
         };
-        let (guest, page) = host.create_with_page(domid).map_err(cannot)?;
+        let guest = host.create(Some(domid)).map_err(cannot)?;
+        let page = host.page(domid).map_err(cannot)?;
         let channel = host.channel(domid).map_err(cannot)?;
         other.adopt(domid, page.as_fd(), channel.as_fd()).map_err(cannot)?;
         Ok(guest)

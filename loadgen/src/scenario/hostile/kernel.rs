@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use xenstored::host::RING_BYTES;
 use xenstored::host::sim::SimGuest;
-use xenstored::protocol::{ERROR, Frame, HEADER_BYTES, Operation, WATCH_EVENT, frame};
+use xenstored::protocol::{ERROR, Input, Operation, WATCH_EVENT, request};
 
-use crate::client::{append, event, histogram, record, words};
+use crate::client::{event, histogram, record, words};
 use crate::trouble::Result;
 use crate::wrong;
 
@@ -38,7 +38,7 @@ pub struct Learnt {
 /// Domain 0's kernel with its ring.
 pub struct Kernel {
     guest: SimGuest,
-    input: Vec<u8>,
+    input: Input,
     /// Time of the first event for each path below [`BACKENDS`].
     named: HashMap<String, Instant>,
     /// Time of the last event for [`BACKENDS`] itself, after which the kernel reads all backends.
@@ -48,7 +48,8 @@ pub struct Kernel {
 impl Kernel {
     /// Sets the kernel's watches: on the backends, and on each of these paths.
     pub fn new(guest: SimGuest, paths: impl Iterator<Item = String>) -> Result<Kernel> {
-        let mut kernel = Kernel { guest, input: Vec::new(), named: HashMap::new(), read_all: None };
+        let mut kernel =
+            Kernel { guest, input: Input::default(), named: HashMap::new(), read_all: None };
         kernel.watch(BACKENDS, "backends")?;
         for path in paths {
             kernel.watch(&path, "frontend")?;
@@ -57,8 +58,7 @@ impl Kernel {
     }
 
     fn watch(&mut self, path: &str, token: &str) -> Result<()> {
-        let mut request = Vec::new();
-        append(&mut request, Operation::Watch, 1, 0, &words(&[path, token]));
+        let request = request(Operation::Watch, 1, &words(&[path, token]));
         let mut rest = request.as_slice();
         while !rest.is_empty() {
             rest = &rest[self.guest.try_send(rest)?..];
@@ -114,29 +114,21 @@ impl Kernel {
 
     /// Returns the type of the next complete message.
     fn take_message(&mut self) -> Result<Option<u32>> {
-        let (kind, len) = match frame(&self.input) {
-            Frame::Incomplete(_) => return Ok(None),
-            Frame::TooLong(_) => wrong!("domain 0's kernel got a message that is too long"),
-            Frame::Message { header, payload, .. } => {
-                let kind = header.kind.get();
-                let path = event(payload).filter(|_| kind == WATCH_EVENT).map(|(path, _)| path);
-                if path == Some(BACKENDS) {
-                    self.read_all = Some(Instant::now());
-                } else if let Some(path) = path.filter(|path| path.starts_with(BACKENDS)) {
-                    self.named.entry(path.to_owned()).or_insert_with(Instant::now);
-                }
-                (kind, HEADER_BYTES + payload.len())
-            }
-        };
-        self.input.drain(..len);
-        Ok(Some(kind))
+        let Some(message) = self.input.take()? else { return Ok(None) };
+        let path = event(message.payload).filter(|_| message.is_event()).map(|(path, _)| path);
+        if path == Some(BACKENDS) {
+            self.read_all = Some(Instant::now());
+        } else if let Some(path) = path.filter(|path| path.starts_with(BACKENDS)) {
+            self.named.entry(path.to_owned()).or_insert_with(Instant::now);
+        }
+        Ok(Some(message.kind))
     }
 
     /// Reads at most one ring's content.
     fn receive(&mut self) -> Result<usize> {
         let mut bytes = [0; RING_BYTES];
         let count = self.guest.try_recv(&mut bytes)?;
-        self.input.extend_from_slice(&bytes[..count]);
+        self.input.buffer().extend_from_slice(&bytes[..count]);
         Ok(count)
     }
 

@@ -29,7 +29,7 @@ use hdrhistogram::Histogram;
 
 use super::goals::Goal;
 use super::{Case, Plan, Scenario, Session, explained, host_of};
-use crate::client::{Blocking, Wire, append, words};
+use crate::client::{Blocking, Wire, words};
 use crate::measure::{Measured, Sample, Unit};
 use crate::target::{Options, Running, Target};
 use crate::trouble::{ClientError, Result};
@@ -39,7 +39,7 @@ use attacks::{ATTACKS, Attack};
 use domains::{Domains, Memory, SHARDS};
 use kernel::{Kernel, Learnt};
 use victims::{Noticed, Victim, Victims};
-use xenstored::protocol::Operation;
+use xenstored::protocol::{Operation, append_request};
 
 /// The case in which all attacks run at once.
 const ALL: &str = "all";
@@ -309,7 +309,7 @@ fn stopped_client(running: &Running) -> Result<Wire> {
     let mut wire = Wire::connect(&running.socket, TIMEOUT).map_err(cannot)?;
     let mut request = Vec::new();
     let token = "t".repeat(STOPPED_TOKEN_BYTES);
-    append(&mut request, Operation::Watch, 1, 0, &words(&["/local/domain", &token]));
+    append_request(&mut request, Operation::Watch, 1, 0, &words(&["/local/domain", &token]));
     wire.send(&request)?;
     wire.wait()?;
     Ok(wire)

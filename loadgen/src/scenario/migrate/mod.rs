@@ -43,8 +43,6 @@ const STAYERS: usize = 4;
 const STEPS_PER_SECOND: u32 = 3000;
 /// Minimum time from one step of a guest to its next.
 const PERIOD_MIN: Duration = Duration::from_millis(5);
-const IN_BULK: &str = "domains in bulk";
-const ONE_BY_ONE: &str = "domains one by one";
 const TIMEOUT: Duration = Duration::from_secs(120);
 /// Polling interval of the guests' progress.
 const SLICE: Duration = Duration::from_millis(5);
@@ -55,6 +53,49 @@ const UNEXPLAINED_SHOWN: usize = 5;
 const SECONDS: &str = "seconds";
 const STAY_BEFORE: &str = "stayers' p99 us";
 const STAY_DURING: &str = "during";
+
+/// How and how far the domains of a case are moved, and the numbers of domains.
+struct Kind {
+    what: &'static str,
+    manner: Manner,
+    /// How long each byte takes between the hosts, in milliseconds. `None`: both daemons are on this machine.
+    delay: Option<u64>,
+    sizes: &'static [usize],
+    quick: &'static [usize],
+}
+
+const KINDS: [Kind; 7] = [
+    Kind {
+        what: "domains in bulk",
+        manner: Manner::InBulk,
+        delay: None,
+        sizes: &[1, 10, 100, 1000, 5000],
+        quick: &[10],
+    },
+    Kind {
+        what: "domains one by one",
+        manner: Manner::OneByOne,
+        delay: None,
+        sizes: &[100, 1000],
+        quick: &[],
+    },
+    far("domains in bulk, 0 ms away", Manner::InBulk, 0, &[1000], &[]),
+    far("domains in bulk, 1 ms away", Manner::InBulk, 1, &[1000], &[]),
+    far("domains in bulk, 10 ms away", Manner::InBulk, 10, &[1000], &[10]),
+    far("domains line by line, 1 ms away", Manner::LineByLine, 1, &[100], &[10]),
+    far("domains line by line, 10 ms away", Manner::LineByLine, 10, &[100], &[]),
+];
+
+/// Returns a kind of moves through a tunnel, on which each byte takes this many milliseconds.
+const fn far(
+    what: &'static str,
+    manner: Manner,
+    delay: u64,
+    sizes: &'static [usize],
+    quick: &'static [usize],
+) -> Kind {
+    Kind { what, manner, delay: Some(delay), sizes, quick }
+}
 
 /// The scenario of moving domains.
 pub struct Migrate;
@@ -72,7 +113,9 @@ impl Scenario for Migrate {
          nodes and watches must be unchanged at the destination. Latency is the pause of a domain, \
          from its batch's EXPORT_DOMAINS to its UNQUIESCE; also reported are the waits of its \
          guest, and those of 4 domains that stay, before and during the move. In bulk, one command \
-         moves all domains; one by one, each domain has a separate command."
+         moves all domains; one by one, each domain has a separate command; line by line, one command \
+         is told each domain when the last one has moved; away, the destination \
+         is behind a connection on which each byte takes that long in each direction."
     }
 
     fn unit(&self) -> &'static str {
@@ -80,11 +123,12 @@ impl Scenario for Migrate {
     }
 
     fn cases(&self, plan: &Plan) -> Vec<Case> {
-        let (bulk, single): (&[usize], &[usize]) =
-            if plan.quick { (&[10], &[]) } else { (&[1, 10, 100, 1000, 5000], &[100, 1000]) };
-        let bulk = bulk.iter().map(|&size| Case::sized(size, IN_BULK));
-        let single = single.iter().map(|&size| Case::sized(size, ONE_BY_ONE));
-        bulk.chain(single).collect()
+        let sized = |kind: &Kind| {
+            let sizes = if plan.quick { kind.quick } else { kind.sizes };
+            let cases = sizes.iter().map(|&size| Case::sized(size, kind.what));
+            cases.collect::<Vec<_>>()
+        };
+        KINDS.iter().flat_map(sized).collect()
     }
 
     fn leaves_out(&self, target: &Target, _case: &Case) -> Option<&'static str> {
@@ -96,20 +140,40 @@ impl Scenario for Migrate {
     }
 
     fn goals(&self, measured: &[Measured]) -> Vec<Goal> {
-        let Some(row) = of(measured, "1000 domains in bulk", "ours") else { return Vec::new() };
-        let mut goals = Vec::new();
-        if let Some(seconds) = row.figure(SECONDS) {
-            goals.push(Goal::at_most("1,000 domains: seconds", seconds, 1.0));
-        }
-        if let Some(pause) = row.percentile(99.0) {
-            goals.push(Goal::at_most("1,000 domains: pause at p99, ms", pause / 1e3, 20.0));
-        }
-        if let (Some(before), Some(during)) = (row.figure(STAY_BEFORE), row.figure(STAY_DURING)) {
-            let what = "1,000 domains: a stayer's p99 during the move, us, twice that before";
-            goals.push(Goal::at_most(what, during, 2.0 * before));
+        let mut goals = local_goals(measured);
+        for delay in [1.0, 10.0] {
+            let row = |what: &str| of(measured, &format!("{what}, {delay} ms away"), "ours");
+            let round_trip = 2.0 * delay;
+            if let Some(pause) =
+                row("100 domains line by line").and_then(|row| row.percentile(99.0))
+            {
+                let what = format!("{delay} ms away: pause at p99, ms, three round trips and 5 ms");
+                goals.push(Goal::at_most(&what, pause / 1e3, 3.0 * round_trip + 5.0));
+            }
+            if let Some(seconds) = row("1000 domains in bulk").and_then(|row| row.figure(SECONDS)) {
+                let what = format!("{delay} ms away: 1,000 domains: s, 2 s and 20 round trips");
+                goals.push(Goal::at_most(&what, seconds, 2.0 + 20.0 * round_trip / 1e3));
+            }
         }
         goals
     }
+}
+
+/// Returns the targets of moves between two daemons of one machine.
+fn local_goals(measured: &[Measured]) -> Vec<Goal> {
+    let Some(row) = of(measured, "1000 domains in bulk", "ours") else { return Vec::new() };
+    let mut goals = Vec::new();
+    if let Some(seconds) = row.figure(SECONDS) {
+        goals.push(Goal::at_most("1,000 domains: seconds", seconds, 1.0));
+    }
+    if let Some(pause) = row.percentile(99.0) {
+        goals.push(Goal::at_most("1,000 domains: pause at p99, ms", pause / 1e3, 20.0));
+    }
+    if let (Some(before), Some(during)) = (row.figure(STAY_BEFORE), row.figure(STAY_DURING)) {
+        let what = "1,000 domains: a stayer's p99 during the move, us, twice that before";
+        goals.push(Goal::at_most(what, during, 2.0 * before));
+    }
+    goals
 }
 
 /// A session with two fresh daemons for each round.
@@ -122,9 +186,10 @@ impl Session for Moves {
         let size = case.size.unwrap_or(0);
         let (source, destination) = (start(&self.target, &[])?, start(&self.target, &[])?);
         let moving = Moving::new(&self.target, source, destination, size)?;
-        let alone = case.name.ends_with(ONE_BY_ONE);
-        let manner = if alone { Manner::OneByOne } else { Manner::InBulk };
-        let sample = moving.go(plan, manner);
+        let Some(kind) = KINDS.iter().find(|kind| case.name.ends_with(kind.what)) else {
+            wrong!("no moves of {:?}", case.name);
+        };
+        let sample = moving.go(plan, kind);
         moving.machine.stage.abandon();
         sample
     }
@@ -151,7 +216,7 @@ impl Moving {
         Ok(Moving { machine, source, destination, target: target.clone(), size })
     }
 
-    fn go(&self, plan: &Plan, manner: Manner) -> Result<Sample> {
+    fn go(&self, plan: &Plan, kind: &Kind) -> Result<Sample> {
         let stage = &self.machine.stage;
         let mut stayers = self.stayers()?;
         let show = self.show();
@@ -163,9 +228,10 @@ impl Moving {
         let asked = Instant::now();
         self.ask(&show, Phase::Open)?;
         let sockets = (self.source.socket.as_path(), self.destination.socket.as_path());
+        let to = tool::destination(sockets.1, kind.delay.map(Duration::from_millis))?;
         let used = self.cpu()?;
-        let (moved, during) =
-            stayers.ask_while(|| tool::move_all(stage, sockets, self.size, manner))?;
+        let (moved, during) = stayers
+            .ask_while(|| tool::move_all(stage, (sockets.0, &to), self.size, kind.manner))?;
         let cpu = self.cpu()? - used;
         if moved.domains != self.size {
             wrong!("xsctl moved {} of {} domains", moved.domains, self.size);

@@ -1,6 +1,8 @@
 //! `xsctl move`, executed while the guests work.
 
-use std::io::{self, BufRead, BufReader};
+use std::borrow::Cow;
+use std::ffi::{OsStr, OsString};
+use std::io::{self, BufRead, BufReader, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -25,6 +27,31 @@ pub enum Manner {
     InBulk,
     /// One command per domain.
     OneByOne,
+    /// One command that is told the next domain when the last one has moved.
+    LineByLine,
+}
+
+/// Returns the destination of a move in the form of `--to`: a socket of this machine, or `xsctl receive` behind a
+/// connection on which each byte takes `delay`.
+pub fn destination(socket: &Path, delay: Option<Duration>) -> Result<OsString> {
+    let Some(delay) = delay else { return Ok(socket.into()) };
+    let cannot = |error| ClientError::io("this program's path is unknown", error);
+    let command = xsctl().map_err(cannot)?;
+    let words = [command.get_program()].into_iter().chain(command.get_args());
+    let words = words.map(OsStr::to_string_lossy);
+    let receive =
+        quoted(words.chain(["receive".into(), "--socket".into(), socket.to_string_lossy()]))?;
+    let own = std::env::current_exe().map_err(cannot)?;
+    let delayed = ["delay".into(), delay.as_millis().to_string().into(), receive.into()];
+    let delayed = quoted([own.to_string_lossy()].into_iter().chain(delayed))?;
+    Ok(format!("exec:{delayed}").into())
+}
+
+/// Returns a command of the shell.
+fn quoted<'w>(words: impl Iterator<Item = Cow<'w, str>>) -> Result<String> {
+    let words: Vec<_> = words.collect();
+    shlex::try_join(words.iter().map(|word| &**word))
+        .map_err(|error| ClientError::Wrong(format!("no command of the shell: {error}")))
 }
 
 /// A line of the tool's output: on a domain, or the summary.
@@ -72,19 +99,20 @@ fn xsctl() -> io::Result<Command> {
 /// Moves domains 1 to `last`, while the stage continues to run.
 pub fn move_all(
     stage: &Stage,
-    (from, to): (&Path, &Path),
+    (from, to): (&Path, &OsStr),
     last: usize,
     manner: Manner,
 ) -> Result<Moved> {
     let sets = match manner {
         Manner::InBulk => vec![listed(last)],
         Manner::OneByOne => (1..=last).map(|domid| domid.to_string()).collect(),
+        Manner::LineByLine => vec!["-".into()],
     };
     let (from, to) = (from.to_owned(), to.to_owned());
     let tool = std::thread::spawn(move || {
         let pauses = histogram();
         let mut moved = Moved { period: None, pauses, domains: 0, nodes: 0, again: 0 };
-        sets.iter().try_for_each(|set| moved.run(&from, &to, set))?;
+        sets.iter().try_for_each(|set| moved.run(&from, &to, set, last))?;
         Ok(moved)
     });
     let begun = Instant::now();
@@ -114,15 +142,26 @@ impl Drop for Tool {
 }
 
 impl Moved {
-    /// Runs the tool once more, and adds its output.
-    fn run(&mut self, from: &Path, to: &Path, domids: &str) -> Result<()> {
+    /// Runs the tool once more, and adds its output. If it takes its domains from its input, they are 1 to `last`.
+    fn run(&mut self, from: &Path, to: &OsStr, domids: &str, last: usize) -> Result<()> {
         let cannot = |error| ClientError::io("cannot run xsctl", error);
         let mut command = xsctl().map_err(cannot)?;
         command.arg("move").arg("--json").arg("--socket").arg(from).arg("--to").arg(to);
-        command.arg("--domains").arg(domids).stdin(Stdio::null()).stdout(Stdio::piped());
+        command.arg("--domains").arg(domids).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut tool = Tool(command.spawn().map_err(cannot)?);
-        let Some(stdout) = tool.0.stdout.take() else { wrong!("xsctl without a pipe") };
-        for line in BufReader::new(stdout).lines() {
+        let (Some(mut stdin), Some(stdout)) = (tool.0.stdin.take(), tool.0.stdout.take()) else {
+            wrong!("xsctl without a pipe")
+        };
+        let mut lines = BufReader::new(stdout).lines();
+        if domids == "-" {
+            for domid in 1..=last {
+                writeln!(stdin, "{domid}").map_err(cannot)?;
+                let Some(line) = lines.next() else { wrong!("xsctl ended at domain {domid}") };
+                self.line(&line.map_err(cannot)?)?;
+            }
+        }
+        drop(stdin);
+        for line in lines {
             self.line(&line.map_err(cannot)?)?;
         }
         let status = tool.0.wait().map_err(cannot)?;

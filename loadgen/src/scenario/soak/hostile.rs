@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use xenstored::host::sim::SimClient;
 use xenstored::host::{ERROR, REQ_CONS, REQ_PROD};
-use xenstored::protocol::Operation;
+use xenstored::protocol::{Operation, append_request};
 use xenstored::types::Domid;
 
-use crate::client::{Blocking, Client, append, words};
+use crate::client::{Blocking, Client, words};
 use crate::scenario::deaths::{destroy, wait_until_gone};
 use crate::trouble::{ClientError, Result};
 use crate::wrong;
@@ -56,9 +56,9 @@ fn unframed(socket: &Path) -> Result<()> {
 /// A client that disconnects in the middle of a request, with an open transaction and a watch.
 fn halfway(socket: &Path) -> Result<()> {
     let mut requests = Vec::new();
-    append(&mut requests, Operation::Watch, 1, 0, &words(&["/soak", "left"]));
-    append(&mut requests, Operation::TransactionStart, 2, 0, b"\0");
-    append(&mut requests, Operation::Write, 3, 0, &words(&["/soak/never"]));
+    append_request(&mut requests, Operation::Watch, 1, 0, &words(&["/soak", "left"]));
+    append_request(&mut requests, Operation::TransactionStart, 2, 0, b"\0");
+    append_request(&mut requests, Operation::Write, 3, 0, &words(&["/soak/never"]));
     requests.truncate(requests.len() - 4);
     connect(socket)?.write_all(&requests)?;
     Ok(())
@@ -69,7 +69,13 @@ fn deaf(socket: &Path) -> Result<()> {
     let mut stream = connect(socket)?;
     let mut requests = Vec::new();
     for number in 0..100 {
-        append(&mut requests, Operation::Directory, number, 0, &words(&["/local/domain/1/device"]));
+        append_request(
+            &mut requests,
+            Operation::Directory,
+            number,
+            0,
+            &words(&["/local/domain/1/device"]),
+        );
     }
     stream.set_write_timeout(Some(Duration::from_millis(50)))?;
     let started = Instant::now();

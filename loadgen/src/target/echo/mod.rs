@@ -107,18 +107,21 @@ mod tests {
     use std::thread;
     use std::time::Duration;
 
-    use xenstored::host::sim::SimClient;
-    use xenstored::protocol::{Operation, WATCH_EVENT};
+    use xenstored::host::sim::{Lifetime, SimClient, SimHost, SimServer};
+    use xenstored::protocol::{Operation, WATCH_EVENT, append_request};
     use xenstored::types::Domid;
 
     use super::*;
-    use crate::client::{append, words};
+    use crate::client::words;
 
     /// Starts a server with this many threads, and connects a client.
     fn served(dir: &Path, threads: usize) -> UnixStream {
         let (socket, sim) = (dir.join("socket"), dir.join("sim"));
         let path = socket.clone();
-        thread::spawn(move || serve(&path, &sim, threads, Vec::new()));
+        let (host, _stop) = SimServer::new(&sim, Lifetime::UntilStopped).unwrap();
+        thread::spawn(|| host.run());
+        let host = SimHost::connect(&sim).unwrap();
+        thread::spawn(move || serve(&path, host, threads, Vec::new()));
         connect(&socket)
     }
 
@@ -148,7 +151,7 @@ mod tests {
         let mut requests = Vec::new();
         for req_id in 0..100 {
             let payload = vec![b'x'; req_id as usize * 7];
-            append(&mut requests, Operation::Read, req_id, 9, &payload);
+            append_request(&mut requests, Operation::Read, req_id, 9, &payload);
         }
         for piece in requests.chunks(333) {
             stream.write_all(piece).unwrap();
@@ -175,7 +178,7 @@ mod tests {
             })
             .collect();
         let mut requests = Vec::new();
-        append(
+        append_request(
             &mut requests,
             Operation::Introduce,
             1,
@@ -203,7 +206,7 @@ mod tests {
             assert!(came > 0 || guest.wait(Some(Duration::from_secs(20))).unwrap());
         }
         let mut request = Vec::new();
-        append(&mut request, Operation::Read, 6, 0, b"name\0");
+        append_request(&mut request, Operation::Read, 6, 0, b"name\0");
         guest.try_send(&request).unwrap();
         let mut came = 0;
         while came < HEADER_BYTES + ANSWER.len() {

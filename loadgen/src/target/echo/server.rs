@@ -49,13 +49,13 @@ impl Mailbox {
     }
 }
 
-/// Serves at `socket` with this many threads, forever; and the rings of a simulated host at `sim`. The first requests
-/// of each connection get the messages in `replies`, in order.
+/// Serves at `socket` with this many threads, forever; and the rings of a simulated host. The first requests of each
+/// connection get the messages in `replies`, in order.
 ///
 /// # Errors
-/// Those of bind(2), of accept(2), of thread creation, and of [`SimHost::start`].
-pub fn serve(socket: &Path, sim: &Path, threads: usize, replies: Vec<u8>) -> io::Result<()> {
-    let host = Arc::new(SimHost::start(sim)?);
+/// Those of bind(2), of accept(2), of thread creation.
+pub fn serve(socket: &Path, host: SimHost, threads: usize, replies: Vec<u8>) -> io::Result<()> {
+    let host = Arc::new(host);
     let replies: Arc<[u8]> = replies.into();
     let listener = UnixListener::bind(socket)?;
     let (mut mailboxes, mut ends) = (Vec::new(), Vec::new());

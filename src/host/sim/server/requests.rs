@@ -1,13 +1,16 @@
 //! Execution of the clients' requests.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
-use super::{Server, new_domain};
-use crate::host::sim::adopted;
-use crate::host::sim::domains::XENSTORE_PORT;
-use crate::host::sim::lines::{HELP, LINE_MAX, REPLY_MAX, Request, SimError};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::retry_on_intr;
+
+use super::adopted;
+use super::{SimServer, new_domain};
+use crate::host::sim::fds::is_scarce;
+use crate::host::sim::lines::{HELP, LINE_MAX, REPLY_MAX, Request, SimError, XENSTORE_PORT};
 use crate::host::sim::socket::send_with;
-use crate::sync::Arc;
+use crate::sync::{Arc, Ordering};
 use crate::types::Domid;
 
 struct Reply {
@@ -23,13 +26,21 @@ impl Reply {
         Reply { line, fds: Vec::new(), created: None }
     }
 
+    fn ok() -> Reply {
+        Reply::line("ok".into())
+    }
+
+    fn lending(fd: Arc<OwnedFd>) -> Reply {
+        Reply { fds: vec![fd], ..Reply::ok() }
+    }
+
     fn of_domain(domid: Domid, fds: impl IntoIterator<Item = OwnedFd>) -> Reply {
         let fds = fds.into_iter().map(Arc::new).collect();
         Reply { fds, ..Reply::line(format!("ok {domid} {XENSTORE_PORT}")) }
     }
 }
 
-impl Server {
+impl SimServer {
     /// Executes a request line and sends the reply. Returns whether the connection stays open.
     pub(super) fn answer(&mut self, key: usize, line: &[u8]) -> bool {
         if line.len() > LINE_MAX {
@@ -50,7 +61,8 @@ impl Server {
                 if let Some(domid) = reply.created.filter(|_| sent && keep) {
                     self.owners.remove(&domid);
                 }
-                sent
+                // The client of these waits for the end of its connection.
+                sent && !matches!(request, Request::Leave | Request::Stop)
             }
         }
     }
@@ -61,34 +73,51 @@ impl Server {
             Request::Attach { domid } => self.attach(key, domid),
             Request::Shutdown { domid, reason } => {
                 self.domains.set_shutdown(guest(domid)?, Some(reason))?;
-                Ok(Reply::line("ok".into()))
+                Ok(Reply::ok())
             }
             Request::Resume { domid } => {
                 self.domains.set_shutdown(guest(domid)?, None)?;
-                Ok(Reply::line("ok".into()))
+                Ok(Reply::ok())
             }
             Request::Destroy { domid } => {
                 self.domains.destroy(guest(domid)?)?;
                 self.owners.remove(&domid);
-                Ok(Reply::line("ok".into()))
+                Ok(Reply::ok())
             }
             Request::List { from } => {
                 let listed = self.domains.list(from);
                 let words = listed.iter().map(|domain| format!(" {domain}"));
                 Ok(Reply::line(format!("ok{}", words.collect::<String>())))
             }
+            Request::Page { domid } => {
+                Ok(Reply::lending(self.domains.page(self.lent(key, domid)?)?))
+            }
             Request::Channel { domid } => {
-                let channel = self.domains.channel(guest(domid)?).ok_or(SimError::NoDomain)?;
-                Ok(Reply { fds: vec![channel], ..Reply::line("ok".into()) })
+                Ok(Reply::lending(self.domains.channel(self.lent(key, domid)?)?))
             }
             Request::Adopt { domid, .. } => self.adopt(key, guest(domid)?),
+            Request::Serve => self.admit_daemon(key),
+            Request::Leave => {
+                if self.daemon != Some(key) {
+                    return Err(SimError::NotTheDaemon);
+                }
+                if self.unused.ends_with_daemon() {
+                    self.stop.store(true, Ordering::Release);
+                }
+                Ok(Reply::ok())
+            }
+            Request::Status => Ok(Reply::line(format!("ok {}", self.status()))),
+            Request::Stop => {
+                self.stop.store(true, Ordering::Release);
+                Ok(Reply::ok())
+            }
             Request::Help => Ok(Reply::line(HELP.into())),
         }
     }
 
     fn create(&mut self, key: usize, domid: Option<Domid>) -> Result<Reply, SimError> {
         let (parts, ends) = new_domain()?;
-        if self.is_scarce(&parts.channel) {
+        if is_scarce(&parts.channel) {
             return Err(SimError::Descriptors);
         }
         let domid = self.domains.insert(domid, parts)?;
@@ -100,7 +129,7 @@ impl Server {
     fn adopt(&mut self, key: usize, domid: Domid) -> Result<Reply, SimError> {
         let client = self.clients.get_mut(key).ok_or(SimError::NoEnds)?;
         let parts = adopted::parts(std::mem::take(&mut client.fds))?;
-        if self.is_scarce(&parts.channel) {
+        if is_scarce(&parts.channel) {
             return Err(SimError::Descriptors);
         }
         self.domains.insert(Some(domid), parts)?;
@@ -108,8 +137,31 @@ impl Server {
         Ok(Reply { created: Some(domid), ..Reply::of_domain(domid, []) })
     }
 
-    pub(super) fn is_scarce(&self, newest: &impl AsRawFd) -> bool {
-        u64::try_from(newest.as_raw_fd()).is_ok_and(|fd| fd > self.last_fd)
+    /// Makes a client the daemon. Only one can serve the host at a time; one that was killed serves no more, even if
+    /// the end of its connection has not been read yet.
+    fn admit_daemon(&mut self, key: usize) -> Result<Reply, SimError> {
+        if let Some(daemon) = self.daemon {
+            if !self.has_hung_up(daemon) {
+                return Err(SimError::Served);
+            }
+            self.close(daemon);
+        }
+        self.daemon = Some(key);
+        let line = format!("ok {}", self.domains.guests());
+        Ok(Reply { fds: self.domains.shared().into(), ..Reply::line(line) })
+    }
+
+    pub(super) fn has_hung_up(&self, key: usize) -> bool {
+        let Some(client) = self.clients.get(key) else { return true };
+        let mut fds = [PollFd::new(&client.stream, PollFlags::empty())];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let _ = retry_on_intr(|| poll(&mut fds, Some(&now))); // No other error is possible.
+        fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
+    }
+
+    /// Returns the domain if its page and channel may be lent to this client: the control domain's only to the daemon.
+    fn lent(&self, key: usize, domid: Domid) -> Result<Domid, SimError> {
+        if self.daemon == Some(key) { Ok(domid) } else { guest(domid) }
     }
 
     fn attach(&mut self, key: usize, domid: Domid) -> Result<Reply, SimError> {
@@ -137,9 +189,8 @@ impl Server {
     /// Closes a connection, and ends the domains that it owns.
     pub(super) fn close(&mut self, key: usize) {
         self.clients.try_remove(key);
-        if self.kernel == Some(key) {
-            self.kernel = None;
-        }
+        self.kernel.take_if(|kernel| *kernel == key);
+        self.daemon.take_if(|daemon| *daemon == key);
         let owned: Vec<Domid> =
             self.owners.extract_if(.., |_, owner| *owner == key).map(|(domid, _)| domid).collect();
         for domid in owned {

@@ -20,7 +20,8 @@ struct Move {
 impl Move {
     fn new() -> Move {
         let (mut a, mut b) = (World::new(), World::new());
-        let (guest, page) = a.client.create_with_page(Domid(7)).unwrap();
+        let guest = a.client.create(Some(Domid(7))).unwrap();
+        let page = a.client.page(Domid(7)).unwrap();
         let channel = a.client.channel(Domid(7)).unwrap();
         assert_eq!(b.client.adopt(Domid(7), page.as_fd(), channel.as_fd()).unwrap(), guest.port);
         Move { a, b, guest }
@@ -61,11 +62,13 @@ fn adopted_domain_keeps_its_page_and_channel() {
     assert!(guest.wait(Some(LOST)).unwrap());
 
     a.client.destroy(Domid(7)).unwrap();
+    drop(old);
     assert!(!guest.wait(Some(Duration::ZERO)).unwrap(), "the other host keeps the channel open");
     new.unmask(port).unwrap();
     guest.notify().unwrap();
     assert_eq!(pending(&mut *new), [port]);
     b.client.destroy(Domid(7)).unwrap();
+    new.unbind(port).unwrap();
     assert_eq!(guest.wait(Some(LOST)).unwrap_err().kind(), ErrorKind::BrokenPipe);
 }
 
@@ -73,7 +76,8 @@ fn adopted_domain_keeps_its_page_and_channel() {
 fn an_adopted_domain_ends_with_its_connection_unless_kept() {
     let mut a = World::new();
     let b = World::new();
-    let (_guest, page) = a.client.create_with_page(Domid(7)).unwrap();
+    let _guest = a.client.create(Some(Domid(7))).unwrap();
+    let page = a.client.page(Domid(7)).unwrap();
     let channel = a.client.channel(Domid(7)).unwrap();
     let ends = [page.as_fd(), channel.as_fd()];
     let (brief, kept) = (b.raw(), b.raw());

@@ -21,12 +21,13 @@ impl End for Daemon {
     }
 }
 
-fn dispatched(frames: &[Frame]) -> Arc<Mux> {
+/// Lets an end at a daemon handle these frames; returns it with the daemon.
+fn dispatched(frames: &[Frame]) -> (Arc<Mux>, Daemon) {
     let mut input = Vec::new();
     frames.iter().for_each(|frame| frame.write(&mut input).unwrap());
-    let mux = Mux::new(io::sink());
-    mux.dispatch(&mut input.as_slice(), &mut Daemon(Vec::new()));
-    mux
+    let (mux, mut daemon) = (Mux::new(io::sink()), Daemon(Vec::new()));
+    mux.dispatch(&mut input.as_slice(), &mut daemon);
+    (mux, daemon)
 }
 
 fn frame() -> impl Strategy<Value = Frame> {
@@ -48,7 +49,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
     fn arbitrary_frames_end_the_tunnel_and_its_channels(frames in proptest::collection::vec(frame(), 0..20)) {
-        let mux = dispatched(&frames);
+        let (mux, _) = dispatched(&frames);
         prop_assert!(!mux.is_open() && mux.channels.lock().open.is_empty());
         prop_assert!(mux.open(Port::Client).is_err(), "a tunnel that has ended opens nothing");
     }
@@ -61,11 +62,7 @@ fn data_beyond_the_window_ends_the_tunnel() {
     let mut frames = vec![Frame::Open(1, Port::Client)];
     frames.extend((0..100).map(|_| data()));
     frames.push(Frame::Open(2, Port::Client));
-    let mut input = Vec::new();
-    frames.iter().for_each(|frame| frame.write(&mut input).unwrap());
-    let mux = Mux::new(io::sink());
-    let mut daemon = Daemon(Vec::new());
-    mux.dispatch(&mut input.as_slice(), &mut daemon);
+    let (_, daemon) = dispatched(&frames);
     assert_eq!(daemon.0.len(), 1, "the tunnel ended before the last frame");
 }
 
@@ -74,10 +71,13 @@ fn channels_are_limited() {
     let frames: Vec<_> = (1..=u32::try_from(CHANNELS_MAX).unwrap() + 2)
         .map(|n| Frame::Open(n, Port::Client))
         .collect();
-    let mut input = Vec::new();
-    frames.iter().for_each(|frame| frame.write(&mut input).unwrap());
-    let mux = Mux::new(io::sink());
-    let mut daemon = Daemon(Vec::new());
-    mux.dispatch(&mut input.as_slice(), &mut daemon);
+    let (_, daemon) = dispatched(&frames);
     assert_eq!(daemon.0.len(), CHANNELS_MAX + 1, "the one beyond the limit ended the tunnel");
+}
+
+/// The transport may still take a step when the other end is gone already.
+#[test]
+fn steps_of_the_lock_after_the_end_of_the_tunnel_wait_for_no_result() {
+    let (mux, _daemon) = dispatched(&[]);
+    assert!(!mux.lock(LockStep::Take) && !mux.lock(LockStep::Share));
 }
