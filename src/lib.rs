@@ -26,6 +26,7 @@
 //! * [`server`]: the threads that serve clients, and the messages between them.
 //! * [`listener`]: accepts clients of the daemon's socket.
 //! * [`daemon`]: the process: options, configuration, start, signals, stop.
+//! * [`live_update`]: the whole state of the daemon, for the process that goes on with it.
 //! * [`guest`]: `xenstored sim guest`, an interactive guest of the simulated host.
 //! * [`migration`]: moves domains to another host: the stream, the import into the store, the server.
 //! * [`xsctl`]: the operator's tool: migrates domains, sends CONTROL commands, and shows and compares migration
@@ -37,6 +38,7 @@ pub mod domain;
 pub mod guest;
 pub mod host;
 pub mod listener;
+pub mod live_update;
 pub mod log;
 pub mod migration;
 pub mod protocol;

@@ -51,9 +51,31 @@ pub struct Domain {
 
 /// The settings made for a domain by the control domain: quotas, features, target.
 pub struct OwnSettings {
-    limits: Limits,
-    features: u32,
+    /// The quota values.
+    pub limits: Limits,
+    /// The feature bits.
+    pub features: u32,
+    /// The target's birth and domid, packed; 0 for none.
     target: u64,
+}
+
+impl OwnSettings {
+    /// Creates settings, with a target.
+    pub fn new(limits: Limits, features: u32, target: Option<&Domain>) -> OwnSettings {
+        OwnSettings { limits, features, target: target.map_or(0, packed) }
+    }
+
+    /// Returns the domid and the birth of the target, if there is one; it may have died.
+    pub fn target(&self) -> Option<(Domid, u64)> {
+        let [_, _, _, _, _, _, high, low] = self.target.to_be_bytes();
+        let domid = Domid(u16::from_be_bytes([high, low]));
+        (self.target != 0).then_some((domid, self.target >> 16))
+    }
+}
+
+/// Returns an incarnation in the form of [`Domain::target`]: birth and domid in one word.
+pub(super) fn packed(domain: &Domain) -> u64 {
+    domain.birth << 16 | u64::from(domain.domid.0)
 }
 
 impl Domain {
@@ -133,6 +155,18 @@ impl Domain {
         self.target.store(settings.target, Ordering::Release);
         // Last, as it counts the change.
         self.set_features(settings.features);
+    }
+
+    /// Sets what [`Domain::settings`] counts, and whether the domain is shut down, as another process left them.
+    pub fn continue_from(&self, settings: u64, shutdown: bool, silent: bool) {
+        self.settings.store(settings, Ordering::Release);
+        self.shutdown.store(shutdown, Ordering::Release);
+        self.silent.store(silent, Ordering::Relaxed);
+    }
+
+    /// Returns whether the domain is shut down, and whether its guest does not notify.
+    pub fn reported(&self) -> (bool, bool) {
+        (self.shutdown.load(Ordering::Acquire), self.silent.load(Ordering::Relaxed))
     }
 
     /// Counts a change of a setting.

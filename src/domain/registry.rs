@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::incarnation::packed;
 use super::reports::shown;
 use super::{Domain, Limits, OwnSettings, Quota, Report, Reports};
 use crate::log;
@@ -217,9 +218,8 @@ impl Registry {
 
     /// Gives `domain` the rights of `target` (SET_TARGET).
     pub fn set_target(&self, domain: &Domain, target: &Domain) {
-        let packed = target.birth << 16 | u64::from(target.domid.0);
         self.has_targets.store(true, Ordering::Release);
-        domain.target.store(packed, Ordering::Release);
+        domain.target.store(packed(target), Ordering::Release);
         domain.setting_changed();
         self.rights_changed();
     }

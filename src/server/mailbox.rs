@@ -40,6 +40,8 @@ pub enum Message {
     CheckWatches(crossbeam::channel::Sender<WatchList>),
     /// A request of a migration thread about a domain whose owner thread this is.
     Move(MoveRequest),
+    /// Pauses the worker between two requests: its thread ends, and returns it.
+    Pause,
     /// Stops the worker: it takes no more requests, and ends once those taken are replied to.
     Stop,
 }

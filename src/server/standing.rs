@@ -114,6 +114,20 @@ impl DomainStates {
         effects
     }
 
+    /// Returns the state of an incarnation, with its note; `None` if it is absent.
+    pub fn of(&self, domain: &Domain) -> (Option<&DomainState>, Option<&Note>) {
+        let known = self.states.get(&domain.domid).filter(|known| known.birth == domain.birth);
+        (known.map(|known| &known.state), known.and_then(|known| known.note.as_ref()))
+    }
+
+    /// Sets the state that an incarnation had in another process.
+    pub fn restore(&mut self, domain: &Domain, state: DomainState, note: Option<Note>) {
+        domain.set_presence(state.presence());
+        if !matches!(state, DomainState::Absent(None)) {
+            self.states.insert(domain.domid, Known { birth: domain.birth, state, note });
+        }
+    }
+
     /// Notes the client that brought a domain into its state, unless the domain is served or absent. The destination of
     /// an earlier export stays. Cost: constant.
     pub fn note(&mut self, domid: Domid, by: &Arc<Author>, to: Option<Arc<str>>) {

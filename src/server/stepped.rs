@@ -11,7 +11,9 @@ use crossbeam::channel::{Receiver, TryRecvError};
 use mio::Events;
 
 pub use super::clock::Clock;
+use super::pause::Paused;
 use super::session::Session;
+use super::session::core::Halt;
 use super::shared::Shared;
 use super::worker::Worker;
 use super::worker::run::{EVENTS_PER_POLL, pass, poll, timeout};
@@ -63,11 +65,16 @@ impl Stepped {
         adjust: impl FnOnce(&mut Store),
     ) -> io::Result<Stepped> {
         let parts = Parts::new(shards, registry, host, times, adjust)?;
+        Ok(Stepped::of(parts))
+    }
+
+    /// Creates a server from its parts.
+    pub fn of(parts: Parts) -> Stepped {
         let stepped = |worker: Worker| {
             let wakes = Some(worker.core.now);
             SteppedWorker { worker, events: Events::with_capacity(EVENTS_PER_POLL), wakes }
         };
-        Ok(Stepped {
+        Stepped {
             shared: parts.shared,
             workers: parts.workers.into_iter().map(stepped).collect(),
             reaper: SteppedReaper { queue: parts.removed, settling: None },
@@ -76,7 +83,22 @@ impl Stepped {
                 delivering: Delivering::default(),
                 awaited: None,
             },
-        })
+        }
+    }
+
+    /// Pauses the server as [`Server::pause`](super::Server::pause) does. Its place is taken by another one.
+    pub fn pause(&mut self) -> Paused {
+        for it in &mut self.workers {
+            it.worker.core.halt = Some(Halt::Pause);
+        }
+        let workers = self.workers.drain(..).map(|it| it.worker).collect();
+        let mut paused = Paused::new(Arc::clone(&self.shared), workers, 0);
+        loop {
+            paused.run_passes();
+            if !self.step_reaper() && !self.step_matcher() && paused.is_quiet(0) {
+                return paused;
+            }
+        }
     }
 
     /// Hands a new client to a worker.

@@ -23,10 +23,12 @@ use crate::control;
 use crate::domain::Registry;
 use crate::host::Host;
 use crate::store::{
-    Done, Settlement, Store, Unmatched, count_nodes, matcher, reaper, run_matcher, run_reaper,
+    Done, Matcher, Reaper, Settlement, Store, Unmatched, count_nodes, matcher, reaper, run_matcher,
+    run_reaper,
 };
 use crate::sync::{Arc, AtomicU64, Ordering};
 use crate::types::{Domid, Layout};
+use crate::watch::Outlet;
 
 /// The number of objects in the store.
 pub struct Census {
@@ -50,10 +52,10 @@ pub struct Times {
 
 /// The running workers.
 pub struct Server {
-    shared: Arc<Shared>,
-    threads: Vec<JoinHandle<()>>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) threads: Vec<JoinHandle<Option<Worker>>>,
     // Round robin: clients of the socket have no domain that would choose a worker.
-    next: usize,
+    pub(super) next: usize,
 }
 
 impl Server {
@@ -68,19 +70,7 @@ impl Server {
         host: Arc<dyn Host>,
         times: Times,
     ) -> io::Result<Server> {
-        let Parts { shared, workers, removed, unmatched } =
-            Parts::new(shards, registry, host, times, |_| {})?;
-        // Weak: the threads end when the store, which has the sending halves of their queues, is dropped.
-        let weak = [(); 2].map(|()| Arc::downgrade(&shared.store));
-        let [for_reaper, for_matcher] = weak;
-        spawn("reaper", move || run_reaper(&for_reaper, &removed))?;
-        spawn("matcher", move || run_matcher(&for_matcher, &unmatched))?;
-        let spawned = workers.into_iter().map(|worker| {
-            let name = format!("worker {}", worker.core.number);
-            spawn(&name, move || run(worker))
-        });
-        let threads = spawned.collect::<io::Result<_>>()?;
-        Ok(Server { shared, threads, next: 0 })
+        Parts::new(shards, registry, host, times, |_| {})?.start()
     }
 
     /// Hands a new client to the next worker, round robin.
@@ -128,12 +118,16 @@ impl Server {
 
 /// A server whose threads do not run yet.
 pub struct Parts {
+    /// The state that the workers share.
     pub shared: Arc<Shared>,
+    /// The workers.
     pub workers: Vec<Worker>,
     /// The reaper's queue.
     pub removed: Receiver<(Settlement, Done)>,
     /// The matcher's queue.
     pub unmatched: Receiver<Unmatched>,
+    /// The worker that got the last socket client.
+    pub next: usize,
 }
 
 impl Parts {
@@ -148,6 +142,70 @@ impl Parts {
         times: Times,
         adjust: impl FnOnce(&mut Store),
     ) -> io::Result<Parts> {
+        let basis = Basis::new(shards, registry, host, times, random_number(), |parts| {
+            let (layout, registry, outlet, reaper, matcher) = parts;
+            let mut store = Store::new(layout, registry, outlet, reaper, matcher);
+            adjust(&mut store);
+            store
+        })?;
+        let Basis { shared, polls, removed, unmatched } = basis;
+        // Before the first client: a toolstack that can connect finds them.
+        shared.announce_extensions();
+        let mut workers = Vec::new();
+        for (number, poll) in (0..).zip(polls) {
+            let channels = shared.host.open_channels()?;
+            let mut worker = Worker::new(number, Arc::clone(&shared), poll, channels)?;
+            // VIRQ_DOM_EXC can be bound once: this worker notifies the owner threads of changed domains.
+            if number == 0 {
+                serve_control_domain(&mut worker)?;
+            }
+            workers.push(worker);
+        }
+        Ok(Parts { shared, workers, removed, unmatched, next: 0 })
+    }
+
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// The system refuses them.
+    pub fn start(self) -> io::Result<Server> {
+        let Parts { shared, workers, removed, unmatched, next } = self;
+        // Weak: the threads end when the store, which has the sending halves of their queues, is dropped.
+        let weak = [(); 2].map(|()| Arc::downgrade(&shared.store));
+        let [for_reaper, for_matcher] = weak;
+        spawn("reaper", move || run_reaper(&for_reaper, &removed))?;
+        spawn("matcher", move || run_matcher(&for_matcher, &unmatched))?;
+        let threads = start_workers(workers)?;
+        Ok(Server { shared, threads, next })
+    }
+}
+
+/// The parts of a store.
+pub type StoreParts = (Layout, Arc<Registry>, Arc<dyn Outlet>, Reaper, Matcher);
+
+/// A server without workers.
+pub struct Basis {
+    pub shared: Arc<Shared>,
+    /// The workers' polls, with which their wakers are registered.
+    pub polls: Vec<Poll>,
+    pub removed: Receiver<(Settlement, Done)>,
+    pub unmatched: Receiver<Unmatched>,
+}
+
+impl Basis {
+    /// Creates the state that all workers share, around the store that `store` creates. Marks count up from
+    /// `marks_from`.
+    ///
+    /// # Errors
+    /// The system refuses polls.
+    pub fn new(
+        shards: u16,
+        registry: Registry,
+        host: Arc<dyn Host>,
+        times: Times,
+        marks_from: u64,
+        store: impl FnOnce(StoreParts) -> Store,
+    ) -> io::Result<Basis> {
         let layout = Layout::new(shards);
         let registry = Arc::new(registry);
         let control_domain = registry.get(Domid::CONTROL).ok_or(io::ErrorKind::NotFound)?;
@@ -162,8 +220,7 @@ impl Parts {
         let ((reaper, removed), (matcher, unmatched)) = (reaper(), matcher());
         // The store pushes events itself, as that must happen under its locks.
         let outlet = Arc::new(mailboxes.clone());
-        let mut store = Store::new(layout, registry, outlet, reaper, matcher);
-        adjust(&mut store);
+        let store = store((layout, registry, outlet, reaper, matcher));
         let shared = Arc::new(Shared {
             store: Arc::new(store),
             host,
@@ -174,26 +231,26 @@ impl Parts {
             watch_event_timeout: times.watch_event_timeout,
             ring_scan_interval: times.ring_scan_interval,
             control: control::State::default(),
-            marks_from: random_number(),
+            marks_from,
             deaths: AtomicU64::new(0),
             stopping: AtomicU64::new(0),
             parked: AtomicU64::new(0),
             clients: AtomicU64::new(0),
         });
-        // Before the first client: a toolstack that can connect finds them.
-        shared.announce_extensions();
-        let mut workers = Vec::new();
-        for (number, poll) in (0..).zip(polls) {
-            let channels = shared.host.open_channels()?;
-            let mut worker = Worker::new(number, Arc::clone(&shared), poll, channels)?;
-            // VIRQ_DOM_EXC can be bound once: this worker notifies the owner threads of changed domains.
-            if number == 0 {
-                serve_control_domain(&mut worker)?;
-            }
-            workers.push(worker);
-        }
-        Ok(Parts { shared, workers, removed, unmatched })
+        Ok(Basis { shared, polls, removed, unmatched })
     }
+}
+
+/// Starts the threads of workers.
+///
+/// # Errors
+/// The system refuses them.
+pub fn start_workers(workers: Vec<Worker>) -> io::Result<Vec<JoinHandle<Option<Worker>>>> {
+    let spawned = workers.into_iter().map(|worker| {
+        let name = format!("worker {}", worker.core.number);
+        spawn(&name, move || run(worker))
+    });
+    spawned.collect()
 }
 
 /// Returns a random number. The system's generator seeds the keys of std's hash maps.

@@ -8,7 +8,8 @@
 use super::access_set::AccessSet;
 use super::context::Caller;
 use super::forest::Locked;
-use super::transaction::{Conflict, Invocation, Outcome, Transaction};
+use super::outcome::Outcome;
+use super::transaction::{Conflict, Invocation, Transaction};
 use super::{Executed, Generations, Store};
 use crate::domain::Quota;
 use crate::sync::Arc;
@@ -171,7 +172,7 @@ impl Transaction {
             let request = &mut Invocation { caller, op: &op, reply: &mut reply };
             let generation = generations.next(store);
             let result = self.replay_one(store, request, generation);
-            let outcome = Outcome::of(&op.verb, result, &reply, &store.hasher);
+            let outcome = Outcome::of(&op.verb, result, &reply, &store.reply_key);
             let changes = &mut self.effects.changes[known..];
             // The log's path is the one that is charged, so the changes must not keep another copy of a long path.
             changes.iter_mut().for_each(|change| change.share(&logged.op.path));

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use super::Store;
 use super::forest::{LockSet, Locked};
-use super::node::NodeArc;
+use super::node::{Node, NodeArc};
 use super::tree::Tree;
-use crate::types::{Domid, PathBuf};
+use crate::sync::Arc;
+use crate::types::{Domid, PathBuf, PermSet};
 
 /// A domain's partitions at one moment. While their roots are held, any change to one makes another root, so a
 /// comparison of pointers misses none. Cost: writers must copy the nodes that they change.
@@ -29,6 +30,28 @@ impl DomainSnapshot {
         let partitions =
             partitions.map(|(root, node)| (root.clone(), NodeArc::clone(node))).collect();
         DomainSnapshot { domid, partitions, absent: None }
+    }
+
+    /// Returns a snapshot of another process, on this store's copy of the same nodes: the partitions in `unchanged` are as
+    /// they are in `trees`, those in `changed` count as changed, whatever they become. Cost: their number.
+    pub fn restored(
+        store: &Store,
+        trees: &[Tree],
+        domid: Domid,
+        (unchanged, changed, absent): (Vec<PathBuf>, Vec<PathBuf>, Option<PathBuf>),
+    ) -> DomainSnapshot {
+        let root_of = |root: PathBuf| {
+            let partition = store.layout.partition(root.as_path());
+            let tree = trees.get(usize::from(partition.shard.0))?;
+            let node = NodeArc::clone(tree.root(&partition)?);
+            Some((root, node))
+        };
+        // A node of no tree: none is equal to it.
+        let perms = Arc::new(PermSet::control_only());
+        let other = |root| (root, NodeArc::new(Node::new(Arc::clone(&perms), 0, b"")));
+        let unchanged = unchanged.into_iter().filter_map(root_of);
+        let partitions = unchanged.chain(changed.into_iter().map(other)).collect();
+        DomainSnapshot { domid, partitions, absent }
     }
 
     /// Returns the roots of the partitions that have changed since, are gone, or are new. Cost: linear in the number of

@@ -60,17 +60,17 @@ impl From<StoreError> for ImportError {
 }
 
 /// A partition to insert, with the nodes of which it was built and the boundaries of their owners.
-struct ImportedPartition<'n> {
-    root: NodeArc,
+pub(super) struct ImportedPartition<'n> {
+    pub(super) root: NodeArc,
     /// The nodes, each with the owner of its parent in the partition.
     nodes: Vec<(&'n ImportedNode<'n>, Option<Domid>)>,
     boundaries: Vec<(Domid, Path<'n>)>,
 }
 
 /// The partitions of an import, by the paths of their roots.
-struct Import<'n> {
+pub(super) struct Import<'n> {
     nodes: &'n [ImportedNode<'n>],
-    partitions: BTreeMap<PathBuf, ImportedPartition<'n>>,
+    pub(super) partitions: BTreeMap<PathBuf, ImportedPartition<'n>>,
     /// The generation of the nodes.
     generation: u64,
 }
@@ -97,8 +97,6 @@ pub fn import_subtrees(
     let generation = generations.next(store);
     let mut import = Import::build(store.layout, nodes, generation)?;
     let mut effects = Effects::default();
-    // The epoch is read here instead of taken from `by`, which is older: epochs may begin faster than many nodes are
-    // built, and the import would fail again and again.
     // The epoch is read here instead of taken from `by`, which is older: epochs may begin faster than many nodes
     // are built, and the import would fail again and again.
     let epoch = store.epoch();
@@ -144,7 +142,7 @@ pub fn check_import(store: &Store, nodes: &[ImportedNode<'_>]) -> Result<(), Imp
 
 impl<'n> Import<'n> {
     /// Builds the partitions of `nodes`. Cost: a descent from the partition's root for each node.
-    fn build(
+    pub(super) fn build(
         layout: Layout,
         nodes: &'n [ImportedNode<'n>],
         generation: u64,
@@ -193,16 +191,23 @@ impl<'n> Import<'n> {
         set
     }
 
+    /// Checks that each node's owner is alive.
+    pub(super) fn check_owners(&self, registry: &Registry) -> Result<(), ImportError> {
+        let births = registry.births();
+        let is_dead =
+            |node: &&ImportedNode<'_>| !births.holds(node.perms.owner(), node.perms.stamp());
+        match self.nodes.iter().find(is_dead) {
+            Some(node) => Err(ImportError::NoOwner(node.path.clone(), node.perms.owner())),
+            None => Ok(()),
+        }
+    }
+
     /// Checks that the partitions can be inserted, merges existing scaffolding into them, and drops those that exist
     /// already.
     fn merge(&mut self, registry: &Registry, locked: &Locked<'_>) -> Result<(), ImportError> {
+        // Under the locks, so that no owner dies between this check and the sweep of its nodes.
+        self.check_owners(registry)?;
         let births = registry.births();
-        for ImportedNode { path, perms, .. } in self.nodes {
-            // Under the locks, so that no owner dies between this check and the sweep of its nodes.
-            if !births.holds(perms.owner(), perms.stamp()) {
-                return Err(ImportError::NoOwner((*path).clone(), perms.owner()));
-            }
-        }
         let mut present = Vec::new();
         for (path, subtree) in &mut self.partitions {
             let partition = locked.layout().partition(path.as_path());
@@ -231,19 +236,31 @@ impl ImportedPartition<'_> {
     ) -> Result<(), StoreError> {
         let parent = partition.root.parent().unwrap_or(Path::ROOT);
         mkdir(cx, locked, parent, effects)?;
-        let replaced = locked.set_root(partition, Some(self.root))?;
+        let replaced = locked.set_root(partition, Some(NodeArc::clone(&self.root)))?;
         // A partition that existed is in its parent's list already.
         if replaced.is_none() {
             let above = locked.layout().partition(parent);
             locked.name_partition(&above, parent, partition.root.name(), cx.generation)?;
         }
+        self.charge(cx, locked, partition, (replaced.as_ref(), effects))
+    }
+
+    /// Charges the owners of an inserted partition's nodes, indexes the boundaries, and notes the changes. Scaffolding
+    /// that was replaced is credited.
+    pub(super) fn charge(
+        self,
+        cx: &mut Context<'_>,
+        locked: &mut Locked<'_>,
+        partition: &Partition<'_>,
+        (replaced, effects): (Option<&NodeArc>, &mut Effects),
+    ) -> Result<(), StoreError> {
         for (owner, path) in self.boundaries {
             locked.note_owned(partition, owner, path)?;
         }
         for (ImportedNode { path, perms, value }, above) in self.nodes {
             let here = path.as_path();
             // Scaffolding that the import replaces is the control domain's, which is charged for no index entry.
-            if let Some(before) = find(replaced.as_ref(), partition, here).node() {
+            if let Some(before) = find(replaced, partition, here).node() {
                 cx.credit(&before.perms, 1, before.charge_bytes(here.name()));
             }
             let bytes = charge_bytes(perms, here.name(), value.len())

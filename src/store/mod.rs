@@ -45,6 +45,7 @@ mod long_path;
 mod looks;
 mod node;
 mod op;
+mod outcome;
 mod pins;
 mod plant;
 mod publish;
@@ -53,6 +54,8 @@ mod recent;
 mod recipients;
 mod remove;
 mod removed_watches;
+mod restore_nodes;
+mod saved_transaction;
 mod settle;
 mod shards;
 mod sizes;
@@ -62,8 +65,6 @@ mod tree;
 mod tx_view;
 mod unmatched;
 mod write;
-
-use foldhash::quality::RandomState;
 
 pub use check::{CheckError, Checked, Findings, Tries, WatchList, check};
 pub use commit::{CommitError, Replay};
@@ -75,9 +76,12 @@ pub use long_path::LONG_PATH_BYTES;
 use long_path::execute_long;
 pub use node::{Node, NodeArc};
 pub use op::{Op, Verb};
+pub use outcome::ReplyKey;
 pub use pins::{PINNED_PARTITIONS_MAX, REPLACED_BYTES_MAX};
 pub use publish::LOOKS_MAX;
-pub use settle::{Done, INLINE_NODES_MAX, Settlement, reaper, run_reaper};
+pub use restore_nodes::restore_nodes;
+pub use saved_transaction::{SavedTransaction, restore_transaction, save_transaction};
+pub use settle::{Done, INLINE_NODES_MAX, Reaper, Settlement, reaper, run_reaper};
 pub use sizes::{Sizes, count_nodes};
 pub use sweep::sweep;
 pub use transaction::{Conflict, Invocation, Transaction};
@@ -93,7 +97,6 @@ use context::{Change, Changes, Context, Effects, Ledger};
 use forest::{LockSet, Locked};
 use op::apply;
 use publish::{Published, Publisher};
-use settle::Reaper;
 use shards::Shards;
 use unmatched::Commit;
 
@@ -114,9 +117,8 @@ pub struct Store {
     inline_nodes_max: usize,
     /// [`LONG_PATH_BYTES`], but in tests.
     long_path_bytes: usize,
-    /// Keyed at random in each process: guests choose the hashed replies, and a known key would let one construct two
-    /// that compare equal.
-    hasher: RandomState,
+    /// The key of the replies that transactions keep as hashes.
+    reply_key: ReplyKey,
 }
 
 /// The work that an operation or a commit leaves for after its locks are released.
@@ -168,7 +170,20 @@ impl Store {
         reaper: Reaper,
         matcher: Matcher,
     ) -> Store {
-        let store = Store {
+        let store = Store::empty(layout, registry, outlet, reaper, matcher);
+        plant::plant(&store);
+        store
+    }
+
+    /// Creates a store without any node, for [`restore_nodes`].
+    pub fn empty(
+        layout: Layout,
+        registry: Arc<Registry>,
+        outlet: Arc<dyn Outlet>,
+        reaper: Reaper,
+        matcher: Matcher,
+    ) -> Store {
+        Store {
             layout,
             shards: Shards::new(layout),
             publisher: Publisher::new(layout, Arc::clone(&registry), outlet, matcher),
@@ -180,10 +195,23 @@ impl Store {
             reaper,
             inline_nodes_max: INLINE_NODES_MAX,
             long_path_bytes: LONG_PATH_BYTES,
-            hasher: RandomState::default(),
-        };
-        plant::plant(&store);
-        store
+            reply_key: ReplyKey::random(),
+        }
+    }
+
+    /// Returns the key of the replies that transactions keep as hashes.
+    pub fn reply_key(&self) -> ReplyKey {
+        self.reply_key
+    }
+
+    /// Sets the key of the hashed replies to that of the store from which transactions are restored.
+    pub fn set_reply_key(&mut self, key: ReplyKey) {
+        self.reply_key = key;
+    }
+
+    /// Returns whether the reaper has removals that are not settled yet.
+    pub fn has_unsettled(&self) -> bool {
+        self.unsettled.load(Ordering::Acquire) > 0
     }
 
     /// Sets the numbers of looks for the events of a commit under its locks, and after that by its thread; the matcher

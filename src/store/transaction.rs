@@ -6,23 +6,17 @@
 //! ([`super::commit`]).
 
 use std::fmt;
-use std::hash::{BuildHasher, Hasher};
-
-use foldhash::quality::RandomState;
 
 use super::access_set::AccessSet;
 use super::contended::Contended;
 use super::context::{Caller, Change, Context, Deltas, Effects, Ledger};
 use super::error::StoreError;
-use super::op::{LoggedOp, Op, Verb, apply};
+use super::op::{LoggedOp, Op, apply};
+use super::outcome::Outcome;
 use super::tx_view::TxView;
 use super::{Generations, Store};
 use crate::domain::Quota;
 use crate::types::{Domid, Errno, Layout, Partition, Path, PathBuf};
-
-/// A reply of at most this length is kept itself, a longer one as a keyed hash of the same size, 128 bits, for which
-/// a guest cannot construct a collision.
-const REPLY_KEPT_BYTES: usize = 16;
 
 /// The charge for a request in addition to its copy in the log, in bytes: it may be the first in a partition, and
 /// change its path, and the records of both stay until the end.
@@ -54,9 +48,9 @@ pub struct Transaction {
     /// The partitions in which it lost the last of too many races.
     pub(super) contended: Contended,
     /// The size of the transaction's log, in bytes, without values that the log shares with nodes.
-    log_bytes: usize,
+    pub(super) log_bytes: usize,
     /// The size of the values that the log shares with nodes, in bytes: it owns them once its snapshots are dropped.
-    shared_bytes: usize,
+    pub(super) shared_bytes: usize,
 }
 
 /// A logged request and its reply.
@@ -75,15 +69,6 @@ pub struct Conflict {
     pub path: PathBuf,
     /// The domain that last changed that path or an ancestor, if remembered.
     pub changed_by: Option<Domid>,
-}
-
-/// A reply, in the form that a comparison needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// An error.
-    Refused(Errno),
-    /// A payload: its length, and its bytes or their hash.
-    Replied(usize, [u8; REPLY_KEPT_BYTES]),
 }
 
 impl fmt::Debug for Transaction {
@@ -264,7 +249,7 @@ impl Transaction {
         if self.deltas.is_full {
             return result;
         }
-        let outcome = Outcome::of(&op.verb, result, &request.reply[start..], &store.hasher);
+        let outcome = Outcome::of(&op.verb, result, &request.reply[start..], &store.reply_key);
         self.note(&store.layout.partition(op.path), op, outcome);
         result
     }
@@ -311,52 +296,11 @@ fn credit_removed(cx: &mut Context<'_>, change: &mut Change) {
     }
 }
 
-impl Outcome {
-    fn is_refused(self) -> bool {
-        matches!(self, Outcome::Refused(_))
-    }
-
-    /// Reduces a reply to a form for later comparison. DIRECTORY_PART's generation is omitted: it changes with things
-    /// that the list does not show, such as the directory's value.
-    pub(super) fn of(
-        verb: &Verb<'_>,
-        result: Result<(), Errno>,
-        reply: &[u8],
-        hasher: &RandomState,
-    ) -> Outcome {
-        if let Err(errno) = result {
-            return Outcome::Refused(errno);
-        }
-        let shown = match verb {
-            Verb::DirectoryPart(_) => {
-                let end = reply.iter().position(|&byte| byte == 0).unwrap_or(0);
-                &reply[end..]
-            }
-            _ => reply,
-        };
-        // The length is compared too, so the padding makes no two replies equal.
-        let mut kept = [0; REPLY_KEPT_BYTES];
-        match kept.get_mut(..shown.len()) {
-            Some(kept) => kept.copy_from_slice(shown),
-            None => {
-                let (low, high) = kept.split_at_mut(8);
-                // A hasher gives 64 bits; two with different salts give 128.
-                for (half, salt) in [(low, 0), (high, 1)] {
-                    let mut state = hasher.build_hasher();
-                    state.write_u8(salt);
-                    state.write(shown);
-                    half.copy_from_slice(&state.finish().to_le_bytes());
-                }
-            }
-        }
-        Outcome::Replied(shown.len(), kept)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::store::alone::alone;
+    use crate::store::Verb;
     use crate::store::commit::Replay;
     use crate::types::{Layout, Subject};
 

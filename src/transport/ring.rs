@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::atomic::{Ordering, fence};
 
 use crate::host::{
-    CONNECTION, ERROR, EVTCHN_PORT, Port, REQ_CONS, REQ_PROD, REQ_RING, RING_BYTES, RSP_CONS,
+    CONNECTION, ERROR, EVTCHN_PORT, Gfn, Port, REQ_CONS, REQ_PROD, REQ_RING, RING_BYTES, RSP_CONS,
     RSP_PROD, RSP_RING, RingPage, SERVER_FEATURES,
 };
 
@@ -70,6 +70,8 @@ pub struct Ring {
     pub port: Port,
     /// The guest's event channel port.
     pub remote: Port,
+    /// The frame number that INTRODUCE named, for mapping the page again.
+    pub gfn: Option<Gfn>,
     /// Whether the port was reported and not unmasked since.
     pub masked: bool,
     /// The consumer index of requests in this pass.
@@ -82,10 +84,10 @@ pub struct Ring {
 
 impl Ring {
     /// Takes over a mapped page in its present state: writes nothing to it.
-    pub fn new(page: RingPage, port: Port, remote: Port) -> Ring {
+    pub fn new(page: RingPage, port: Port, remote: Port, gfn: Option<Gfn>) -> Ring {
         // Unchecked here: each pass begins with reading the indices again and checking them.
         let (req_cons, rsp_prod) = (page.load(REQ_CONS), page.load(RSP_PROD));
-        Ring { page, port, remote, masked: false, req_cons, rsp_prod, moved: false }
+        Ring { page, port, remote, gfn, masked: false, req_cons, rsp_prod, moved: false }
     }
 
     /// Returns the port that the page names, if any; it overrides INTRODUCE's.

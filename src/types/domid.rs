@@ -1,7 +1,9 @@
 use std::fmt;
 
 /// A domain id (xen.h, `domid_t`). A domid does not identify the incarnation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub struct Domid(pub u16);
 
 impl Domid {

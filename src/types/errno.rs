@@ -3,7 +3,7 @@ use std::fmt;
 /// The error names of the wire protocol: the closed set of `xsd_errors` in xs_wire.h.
 ///
 /// Clients read any other name as `EINVAL`, so no other name may be sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[allow(missing_docs)] // The variants are the errno names.
 pub enum Errno {
     EINVAL,

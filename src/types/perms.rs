@@ -146,6 +146,15 @@ impl PermSet {
         owner.iter().chain(others.iter().filter(|entry| !self.is_dead(entry, births)))
     }
 
+    /// Returns the entries that clients see, for a reader that does not know when they were set, such as another daemon:
+    /// those that apply to no living domain are marked as ignored. Cost: one lookup per entry.
+    pub fn lasting<'p>(&'p self, births: &'p Births) -> impl Iterator<Item = Entry> + use<'p> {
+        self.shown(births).map(|entry| {
+            let holds = entry.domid == Domid::ANY || births.holds(entry.domid, self.stamp);
+            Entry { ignored: entry.ignored || !holds, ..*entry }
+        })
+    }
+
     fn is_dead(&self, entry: &Entry, births: &Births) -> bool {
         // Only the last death is kept, which suffices: an entry that an earlier one made stale is older than the last
         // too.

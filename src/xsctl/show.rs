@@ -32,6 +32,7 @@ pub fn fields(record: &Record) -> Fields {
             fields
         }
         Record::Digest(digest) => vec![(ALGORITHM, Value::Word(digest.to_string()))],
+        Record::Live(piece) => vec![("bytes", Value::Number(piece.len() as u64))],
         Record::Unknown(kind) => vec![("number", Value::Number((*kind).into()))],
     }
 }

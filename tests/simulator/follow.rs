@@ -5,18 +5,29 @@ use crate::naive::{Events, Op, Reply};
 use crate::observer::{self, Observed};
 use crate::simulation::{EVENT_TIMEOUT, SNAPSHOT_AGE_MAX, Simulation, now, slot_of};
 
+/// Returns the worker in a connection's name.
+fn worker_of(name: &str) -> usize {
+    name.split('.').next().and_then(|worker| worker.parse().ok()).expect("a worker's number")
+}
+
 impl Simulation {
-    /// Follows a pass.
-    pub fn follow(&mut self, worker: usize) -> Result<(), String> {
+    /// Follows one or several passes.
+    pub fn follow(&mut self) -> Result<(), String> {
         let mut all = observer::take().into_iter().peekable();
         while let Some(observed) = all.next() {
             match observed {
                 Observed::Born { domid } => self.model.admit(domid),
                 Observed::Died { domid } => {
-                    let events = self.model.destroy(domid);
+                    let mut events = self.model.destroy(domid);
+                    if self.unnoticed.remove(&domid) {
+                        for (number, texts) in self.model.special("@releaseDomain") {
+                            events.entry(number).or_default().extend(texts);
+                        }
+                    }
                     self.fire(events, None);
                 }
                 Observed::Accepted { name } => {
+                    let worker = worker_of(&name);
                     let number = self.accepting[worker].pop_front().ok_or("nothing to accept")?;
                     self.connections.insert(name, number);
                 }
@@ -70,7 +81,7 @@ impl Simulation {
     }
 
     /// A connection has lost its watches and transactions. Returns its client.
-    fn reset(&mut self, name: &str) -> Result<usize, String> {
+    pub fn reset(&mut self, name: &str) -> Result<usize, String> {
         let number = *self.connections.get(name).ok_or("no such connection")?;
         self.model.reset(number);
         self.clients[number].expected.waive(|_, _| true);

@@ -138,6 +138,17 @@ impl Table {
     }
 }
 
+impl MemoryHost {
+    /// Returns the handles that the daemon opened, for the process that goes on.
+    pub fn adopt_channels(&self) -> Vec<Box<dyn Channels>> {
+        let numbered = |(number, fd): (usize, &OwnedFd)| {
+            let handle = Handle { host: self.clone(), number, raw: fd.as_raw_fd() };
+            Box::new(handle) as Box<dyn Channels>
+        };
+        self.table().handles.iter().enumerate().map(numbered).collect()
+    }
+}
+
 impl Host for MemoryHost {
     fn open_channels(&self) -> io::Result<Box<dyn Channels>> {
         let mut table = self.table();

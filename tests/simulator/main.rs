@@ -19,3 +19,4 @@ mod seeds;
 mod shrink;
 mod simulation;
 mod steps;
+mod update;

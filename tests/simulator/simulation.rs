@@ -1,7 +1,7 @@
 //! The daemon, its host and its clients, side by side with the model.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -44,6 +44,11 @@ fn clock() -> Instant {
     now
 }
 
+/// Returns the daemon's clock and timeouts.
+pub fn times() -> Times {
+    Times { clock, watch_event_timeout: EVENT_TIMEOUT, ring_scan_interval: SCAN_INTERVAL }
+}
+
 /// Returns the virtual time.
 pub fn now() -> Instant {
     NOW.get().expect("a simulation runs on this thread")
@@ -74,11 +79,13 @@ pub struct Simulation {
     pub commits: u64,
     /// When each transaction began.
     pub begun: HashMap<usize, Instant>,
-    loaded: Vec<bool>,
+    pub loaded: Vec<bool>,
     /// A digest of what all clients received.
     pub received: DefaultHasher,
     /// The quiesced domains, with the indices in their pages once these may not change.
     pub quiesced: BTreeMap<u16, Option<(u32, u32)>>,
+    /// The domains that died before an update and whose rings it has left.
+    pub unnoticed: BTreeSet<u16>,
 }
 
 impl Simulation {
@@ -91,11 +98,9 @@ impl Simulation {
         let page = host.create(0);
         let limits = Limits::defaults();
         limits.set(Quota::Outstanding, setup.outstanding);
-        let times =
-            Times { clock, watch_event_timeout: EVENT_TIMEOUT, ring_scan_interval: SCAN_INTERVAL };
         let registry = Registry::new(limits, None);
         let server =
-            Stepped::new(setup.workers, registry, Arc::new(host.clone()), times, |store| {
+            Stepped::new(setup.workers, registry, Arc::new(host.clone()), times(), |store| {
                 store.set_inline_nodes_max(setup.inline_nodes);
                 store.set_looks_max(setup.looks, setup.looks);
             });
@@ -116,9 +121,10 @@ impl Simulation {
             loaded: vec![false; workers],
             received: DefaultHasher::new(),
             quiesced: BTreeMap::new(),
+            unnoticed: BTreeSet::new(),
         };
         simulation.add_ring(0, page);
-        simulation.follow(0)?;
+        simulation.follow()?;
         for slot in 0..SOCKETS {
             simulation.connect(slot, slot % workers);
         }
@@ -150,6 +156,7 @@ impl Simulation {
                 self.close(*slot);
                 self.connect(*slot, *worker);
             }
+            Step::Update => self.update()?,
             Step::Calm => self.calm()?,
         }
         Ok(())
@@ -238,7 +245,7 @@ impl Simulation {
         self.close(slot_of(domid));
     }
 
-    fn load(&mut self, worker: usize) {
+    pub fn load(&mut self, worker: usize) {
         let worker = worker % self.loaded.len();
         if self.loaded[worker] {
             self.server.unload(worker, FULL);
@@ -269,7 +276,7 @@ impl Simulation {
         if !self.server.step_worker(worker) {
             return Ok(false);
         }
-        self.follow(worker)?;
+        self.follow()?;
         self.check_pass(worker)?;
         Ok(true)
     }

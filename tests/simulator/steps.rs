@@ -58,6 +58,8 @@ pub enum Step {
     Live(u16),
     /// A socket client closes its connection, and connects again to this worker.
     Reconnect(usize, usize),
+    /// Another server goes on with the state of this one.
+    Update,
     /// Everything goes on until nothing is left to do.
     Calm,
 }
@@ -164,6 +166,7 @@ fn random_step(random: &mut Random, setup: &Setup) -> Step {
         945..960 => Step::Live(domid),
         960..965 => Step::Reconnect(random.below(SOCKETS), worker),
         965..985 => Step::Queue(random.below(CONTROL), random_management(random, domid), false),
+        985..990 => Step::Update,
         _ => Step::Calm,
     }
 }

@@ -3,5 +3,8 @@
 pub mod place_domain;
 mod vm_nodes;
 pub mod write_domains;
+mod write_store;
 
+pub use place_domain::imported_nodes;
 pub use vm_nodes::{left_behind, named_machine};
+pub use write_store::write_store;

@@ -164,8 +164,9 @@ fn refusal(domid: Domid, error: ImportError) -> PlaceError {
     }
 }
 
-/// Nodes with equal permissions, which most are, share one set.
-fn imported_nodes<'n>(nodes: &'n [(PathBuf, Node)], now: u64) -> Vec<ImportedNode<'n>> {
+/// Returns the nodes of a stream, their permissions stamped with `now`. Nodes with equal permissions, which most are,
+/// share one set.
+pub fn imported_nodes<'n>(nodes: &'n [(PathBuf, Node)], now: u64) -> Vec<ImportedNode<'n>> {
     let mut sets = HashMap::<&'n [Entry], Perms, RandomState>::default();
     let imported = |(path, node): &'n (PathBuf, Node)| {
         let (owner, others) = node.perms.split_first()?;

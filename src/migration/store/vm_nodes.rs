@@ -4,7 +4,7 @@
 
 use crate::store::{NodeArc, Store, Tree};
 use crate::types::{
-    Access, Births, Domid, Entry, Path, PathBuf, PathSpace, PermSet, partition_prefix,
+    Access, Domid, Entry, Path, PathBuf, PathSpace, partition_prefix,
 };
 
 /// The parent directory of the virtual machines' subtrees.
@@ -47,7 +47,7 @@ fn get<'t>(store: &Store, trees: &'t [Tree], path: Path<'_>) -> Option<&'t NodeA
 /// Returns the permissions and the value of a domain's node `vm`.
 fn naming<'t>(store: &Store, trees: &'t [Tree], domid: Domid) -> Option<(Vec<Entry>, &'t [u8])> {
     let node = get(store, trees, machine_name(domid).as_path())?;
-    Some((entries(&node.perms, store.registry().births()).collect(), node.value()))
+    Some((node.perms.lasting(store.registry().births()).collect(), node.value()))
 }
 
 /// Returns the path of the node that names a domain's `/vm/<uuid>`.
@@ -81,16 +81,4 @@ fn can_write(domid: Domid, perms: &[Entry]) -> bool {
     // The owner's letter is the access of all domains without an entry (xenstore.txt, SET_PERMS).
     let access = others.iter().find(means).map_or(owner.access, |entry| entry.access);
     owner.domid == domid || access.allows(Access::WRITE)
-}
-
-/// Returns the entries visible to clients. Entries that apply to no living domain are marked as ignored, since the
-/// destination does not know when they were set.
-pub(super) fn entries<'p>(
-    perms: &'p PermSet,
-    births: &'p Births,
-) -> impl Iterator<Item = Entry> + use<'p> {
-    perms.shown(births).map(|entry| {
-        let holds = entry.domid == Domid::ANY || births.holds(entry.domid, perms.stamp());
-        Entry { ignored: entry.ignored || !holds, ..*entry }
-    })
 }

@@ -15,7 +15,7 @@ use std::thread;
 
 use crossbeam::channel::bounded;
 
-use super::vm_nodes::{Machine, entries, machine};
+use super::vm_nodes::{Machine, machine};
 use crate::domain::{Domain, Quota};
 use crate::migration::stream::fields::{Order, StreamError};
 use crate::migration::stream::state::Client;
@@ -209,7 +209,7 @@ fn records(
 }
 
 /// Returns the records of a subtree and their number. Not recursive, as a guest chooses the depth.
-fn write_subtree(
+pub(super) fn write_subtree(
     root: &PathBuf,
     root_node: &Node,
     births: &Births,
@@ -233,7 +233,9 @@ fn write_subtree(
         return Ok((out, 0));
     }
     write(&path, root_node)?;
-    let mut open = vec![(path.len(), root_node.children().iter())];
+    // The root's own slash is the one before the names of its children.
+    let len = if root.as_path().is_root() { 0 } else { path.len() };
+    let mut open = vec![(len, root_node.children().iter())];
     while let Some((len, children)) = open.last_mut() {
         path.truncate(*len);
         match children.next() {
@@ -259,7 +261,7 @@ fn fill(record: &mut NodeRecord, path: &[u8], node: &Node, births: &Births) {
     record.value.clear();
     record.value.extend_from_slice(node.value());
     record.perms.clear();
-    record.perms.extend(entries(&node.perms, births));
+    record.perms.extend(node.perms.lasting(births));
 }
 
 /// Returns the records of a domain that precede its nodes, and those that follow them.

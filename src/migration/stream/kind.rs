@@ -24,6 +24,10 @@ pub const WATCH_DATA_EXTENDED: u32 = 8;
 /// makes one of the other; bit 31 is what libxl's and libxc's streams mark optional records with.
 pub const DIGEST: u32 = 0x8064_6967;
 
+/// A record of our own, in the stream of a live update only: a piece of what Xen's records do not have, such as the logs
+/// of transactions. Optional like [`DIGEST`].
+pub const LIVE: u32 = 0x806c_6976;
+
 const NAMES: [&str; 9] = [
     "END",
     "GLOBAL_DATA",
@@ -40,6 +44,7 @@ const NAMES: [&str; 9] = [
 pub fn name(kind: u32) -> Option<&'static str> {
     match kind {
         DIGEST => Some("DIGEST"),
+        LIVE => Some("LIVE"),
         _ => NAMES.get(usize::try_from(kind).ok()?).copied(),
     }
 }

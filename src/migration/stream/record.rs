@@ -1,5 +1,7 @@
 //! The records of the stream, as defined in the sections of xenstore-migration.md.
 
+use serde::{Deserialize, Serialize};
+
 use super::digest::Digest;
 use super::fields::{Body, Order, Sink, StreamError};
 use super::kind;
@@ -48,12 +50,14 @@ pub enum Record {
     Domain(Domain),
     /// DIGEST: of all bytes before the record.
     Digest(Digest),
+    /// LIVE: a piece of the state that only this daemon has.
+    Live(Vec<u8>),
     /// A record of unknown type; its body was skipped, as the specification requires.
     Unknown(u32),
 }
 
 /// A client: its transport, and the data in transit to and from it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connection {
     /// The conn-id in later records; not 0.
     pub id: u32,
@@ -70,7 +74,7 @@ pub struct Connection {
 }
 
 /// The transport of a client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Transport {
     /// A ring page: the domain, the domain whose rights it has (SET_TARGET), its event channel.
     Ring(Domid, Option<Domid>, u32),
@@ -79,7 +83,7 @@ pub enum Transport {
 }
 
 /// A watch in the form in which its client set it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Watch {
     /// conn-id of the watch's client.
     pub connection: u32,
@@ -150,6 +154,7 @@ impl Record {
             }
             kind::DOMAIN_DATA => Record::Domain(Domain::read(body, version)?),
             kind::DIGEST => Record::Digest(Digest(body.array("digest")?)),
+            kind::LIVE => Record::Live(body.take(body.left(), "body")?.to_vec()),
             _ => {
                 body.take(body.left(), "body")?;
                 Record::Unknown(kind)
@@ -195,6 +200,10 @@ impl Record {
             Record::Digest(Digest(bytes)) => {
                 sink.bytes(bytes);
                 kind::DIGEST
+            }
+            Record::Live(piece) => {
+                sink.bytes(piece);
+                kind::LIVE
             }
             // Its body was not kept.
             Record::Unknown(kind) => *kind,

@@ -31,6 +31,8 @@ pub struct State {
     pub domains: BTreeMap<Domid, Domain>,
     /// Default quotas of domains, and global quotas of the daemon.
     pub global_quota: Option<(Vec<QuotaValue>, Vec<QuotaValue>)>,
+    /// The state that only this daemon has, in its own encoding; empty in a stream of another daemon.
+    pub live: Vec<u8>,
     /// Number of records of unknown types.
     pub unknown: u64,
     /// The conn-id of each domain's ring.
@@ -137,6 +139,7 @@ impl State {
                     return contradiction(format!("duplicate domain {domid}"));
                 }
             }
+            Record::Live(piece) => self.live.extend_from_slice(&piece),
             Record::Unknown(_) => self.unknown += 1,
         }
         Ok(())
@@ -229,6 +232,7 @@ fn weight(record: &Record) -> u64 {
             alone + 2 * node.path.len() + node.value.len() + size_of_val(&*node.perms)
         }
         Record::GlobalQuota(per_domain, global) => of_quotas(per_domain) + of_quotas(global),
+        Record::Live(piece) => piece.len(),
         Record::Domain(domain) => DOMAIN_BYTES + of_quotas(&domain.quotas),
     };
     bytes as u64

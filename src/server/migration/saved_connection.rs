@@ -109,9 +109,7 @@ pub fn restore_connection(
         if session.watches.contains(path, &new.token) {
             continue;
         }
-        // Charged, not reserved: a quota here must not take a watch from a domain that had it at the source.
-        session.domain.account.charge(Quota::Watches, 1);
-        session.domain.account.charge(Quota::Memory, new.charge_bytes());
+        session.charge_watch(&new);
         let id = session.insert_watch(core, new);
         let root = layout.partition(path).root;
         let came_along =

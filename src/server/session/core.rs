@@ -10,6 +10,15 @@ use crate::server::shared::Shared;
 use crate::store::Generations;
 use crate::sync::Arc;
 
+/// Why a worker takes no more requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Halt {
+    /// The server stops. Replies to the requests taken are awaited until this time.
+    Stop(Instant),
+    /// The server is paused between two requests, and may go on.
+    Pause,
+}
+
 /// The store, the time of the pass, and counters, for the sessions of one worker. A session has access to neither a
 /// transport nor another session: effects beyond its own output are left here for the worker, or go to a mailbox.
 pub struct Core {
@@ -30,8 +39,8 @@ pub struct Core {
     /// The backlog of the mailboxes in the current quantum, or the last one. The backlog decides whether the connection
     /// is read.
     pub backlog: Backlog,
-    /// Set once no more requests are taken: the time until which replies to those taken are awaited.
-    pub stopping: Option<Instant>,
+    /// Set while no more requests are taken.
+    pub halt: Option<Halt>,
     /// Snapshots of transactions, for their age limit.
     pub snapshots: Snapshots,
     /// Watches of connections that have ended or were reset.
@@ -49,7 +58,7 @@ impl Core {
             generations: Generations::default(),
             work: 0,
             backlog: Backlog::Low,
-            stopping: None,
+            halt: None,
             snapshots: Snapshots::default(),
             former: FormerWatches::default(),
         }
@@ -59,6 +68,16 @@ impl Core {
     pub fn next_number(&mut self) -> u64 {
         self.sequence += 1;
         self.sequence
+    }
+
+    /// Returns the last number that this worker has used.
+    pub fn last_number(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Continues the numbers of another process.
+    pub fn continue_numbers(&mut self, last: u64) {
+        self.sequence = self.sequence.max(last);
     }
 
     /// Returns the registry of known domains.

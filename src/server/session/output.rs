@@ -1,5 +1,7 @@
 //! The output of one client: replies and events in one stream, in order.
 
+pub mod saved;
+
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hasher};
 use std::time::Instant;

@@ -42,6 +42,17 @@ impl Session {
         self.trace(format_args!("create transaction {id}"));
     }
 
+    /// Opens a transaction of another process, and charges it.
+    pub fn restore_transaction(&mut self, core: &Core, id: u32, transaction: Transaction) {
+        self.domain.account.charge(Quota::Transactions, 1);
+        self.insert_transaction(id, transaction);
+        let caller = self.take_caller(core);
+        if let Some(open) = self.transactions.get_mut(&id) {
+            open.recharge(&caller);
+        }
+        self.caller = Some(caller);
+    }
+
     /// Replays the log of a transaction whose snapshots were dropped, before its next request. A long log is replayed
     /// in pieces, one a pass. All at once, a guest's log may take 50 to 77 ms, in which its worker would serve no other
     /// client.

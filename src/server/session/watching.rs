@@ -59,6 +59,12 @@ impl Session {
         Ok(self.insert_watch(core, watch))
     }
 
+    /// Charges a watch of another daemon or process, regardless of the quotas, which must not take it.
+    pub fn charge_watch(&self, watch: &Watch) {
+        self.domain.account.charge(Quota::Watches, 1);
+        self.domain.account.charge(Quota::Memory, watch.charge_bytes());
+    }
+
     /// Adds a watch that is charged already.
     pub fn insert_watch(&mut self, core: &Core, watch: Watch) -> WatchId {
         self.trace_watch("create", &watch);

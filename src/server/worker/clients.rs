@@ -105,6 +105,12 @@ impl Clients {
         };
     }
 
+    /// Appends all connections to the ready list.
+    pub fn make_all_ready(&mut self) {
+        let slots: Vec<Slot> = self.slots.iter().map(|(slot, _)| slot).collect();
+        slots.into_iter().for_each(|slot| self.make_ready(slot));
+    }
+
     /// Returns whether any connection is ready.
     pub fn has_ready(&self) -> bool {
         !self.ready.is_empty()

@@ -103,7 +103,7 @@ impl Connection {
     pub fn may_read(&self, core: &Core) -> bool {
         let session = &self.session;
         session.parked.is_none()
-            && core.stopping.is_none()
+            && core.halt.is_none()
             && !session.is_quiesced()
             && self.stream != Stream::GivenUp
             && session.output.len() <= session.output_limits().0

@@ -36,6 +36,28 @@ impl EventChannels {
         EventChannels { handle, changes: None, ports, recheck }
     }
 
+    /// Notes the port that fires when domains change, if it is bound already.
+    pub fn set_changes(&mut self, changes: Option<Port>) {
+        self.changes = changes;
+    }
+
+    /// Notes the connection of a port that is bound already.
+    pub fn add(&mut self, port: Port, slot: Slot) {
+        self.ports.insert(port, slot);
+    }
+
+    /// Returns the handle, and the port that fires when domains change.
+    pub fn handle(&self) -> (&dyn Channels, Option<Port>) {
+        (&*self.handle, self.changes)
+    }
+
+    /// Unmasks the port that fires when domains change: a report may have been taken and not handled.
+    pub fn unmask_changes(&mut self, core: &Core) {
+        if let Some(port) = self.changes {
+            self.changes_pending(core, port);
+        }
+    }
+
     /// Binds the port that fires when domains change.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ use crate::protocol::operations::DomainRequest;
 use crate::server::mailbox::{Mailbox, Message};
 use crate::server::migration::quiesce::{quiesce, unquiesce};
 use crate::server::migration::serve_move::move_request;
+use crate::server::session::core::Halt;
 use crate::sync::Ordering;
 
 /// The number of urgent messages taken in one pass. The others wait for the next pass, so that clients are served in
@@ -89,8 +90,9 @@ fn take_message(worker: &mut Worker, message: Message) {
             let _ = reply.send(watch_list(&worker.core, &worker.clients));
         }
         Message::Move(request) => move_request(worker, request),
+        Message::Pause => worker.core.halt = Some(Halt::Pause),
         Message::Stop => {
-            worker.core.stopping = Some(worker.core.now + STOP_TIMEOUT);
+            worker.core.halt = Some(Halt::Stop(worker.core.now + STOP_TIMEOUT));
             // AcqRel: a worker that reads the full number in `is_over` also sees every connection parked before.
             worker.core.shared.stopping.fetch_add(1, Ordering::AcqRel);
         }

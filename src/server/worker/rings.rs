@@ -64,9 +64,7 @@ pub fn connect_ring(
     let (position, port) = (ring.position(), ring.port);
     let core = &mut worker.core;
     let reply_to = ReplyTo { thread: core.number, connection: slot, id: core.next_number() };
-    // A domain with the control domain's rights (`--priv-domid`) is not throttled either.
-    let is_privileged = core.registry().is_privileged(domid);
-    let kind = if is_privileged { Kind::Kernel } else { Kind::Guest(unblocked(core)) };
+    let kind = ring_kind(core, domid);
     let mut connection = Connection::new(reply_to, Arc::clone(domain), kind, Transport::Ring(ring));
     let connected = take_over(core, &mut connection.session, connect, position);
     connection.session.trace(format_args!("create connection of a ring"));
@@ -91,7 +89,7 @@ fn map_ring(
     let remote = Ring::named_port(&page).unwrap_or(port);
     // If this fails the page is dropped and unmapped, so a failed INTRODUCE leaves nothing.
     let port = channels.bind(domid, remote, slot)?;
-    Ok(Ring::new(page, port, remote))
+    Ok(Ring::new(page, port, remote, gfn))
 }
 
 /// Initializes a new session from the data kept for its domain.
@@ -124,6 +122,15 @@ fn take_over(
             let seen = restore_connection(core, session, *moved);
             Connected::Arrived(Imported { seen, before })
         }
+    }
+}
+
+/// Returns the kind of a client that is a domain's ring.
+pub fn ring_kind(core: &Core, domid: Domid) -> Kind {
+    // A domain with the control domain's rights (`--priv-domid`) is not throttled either.
+    match core.registry().is_privileged(domid) {
+        true => Kind::Kernel,
+        false => Kind::Guest(unblocked(core)),
     }
 }
 

@@ -18,7 +18,7 @@ use super::snapshots::give_up_snapshots;
 use super::ticks::{fire_timers, tick};
 use super::{CHANNELS, WAKER, Worker};
 use crate::server::mailbox::Slot;
-use crate::server::session::core::Core;
+use crate::server::session::core::{Core, Halt};
 use crate::sync::Ordering;
 
 /// The poll interval while stopping. Other threads send the last replies too, and no message reports the last one. A
@@ -27,15 +27,19 @@ const STOP_POLL: Duration = Duration::from_millis(5);
 /// The number of events taken from one poll.
 pub const EVENTS_PER_POLL: usize = 1024;
 
-/// Runs passes until the worker is stopped.
-pub fn run(mut worker: Worker) {
+/// Runs passes until the worker is stopped, or paused: then it is returned, to go on with.
+pub fn run(mut worker: Worker) -> Option<Worker> {
     let mut events = Events::with_capacity(EVENTS_PER_POLL);
     while !is_over(&worker.core, &worker.inbox) {
         let timeout = timeout(&worker);
         poll(&mut worker, &mut events, timeout);
         pass(&mut worker, &events);
+        if worker.core.halt == Some(Halt::Pause) {
+            return Some(worker);
+        }
     }
     finish(&mut worker.clients, &mut worker.channels);
+    None
 }
 
 /// Waits for events until the timeout.
@@ -80,7 +84,11 @@ pub fn pass(worker: &mut Worker, events: &Events) {
 /// the timeout has passed.
 fn is_over(core: &Core, inbox: &Inbox) -> bool {
     let shared = &core.shared;
-    core.stopping.is_some_and(|until| {
+    let stops = match core.halt {
+        Some(Halt::Stop(until)) => Some(until),
+        Some(Halt::Pause) | None => None,
+    };
+    stops.is_some_and(|until| {
         let threads = shared.mailboxes.0.len() as u64;
         // Read before `parked`: once no worker takes requests, that number can only fall.
         let all_know = shared.stopping.load(Ordering::Acquire) == threads;
@@ -93,7 +101,7 @@ fn is_over(core: &Core, inbox: &Inbox) -> bool {
 /// Returns the timeout of the poll before the next pass, from the beginning of the last one; `None` for no timeout.
 pub fn timeout(worker: &Worker) -> Option<Duration> {
     let Worker { core, clients, inbox, .. } = worker;
-    if core.stopping.is_some() {
+    if core.halt.is_some() {
         return Some(STOP_POLL);
     }
     // Work that no event of the poll would announce.

@@ -1,0 +1,74 @@
+//! From a stream to a server that goes on.
+
+use std::io::Read;
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::domain::Registry;
+use crate::host::{Channels, Host};
+use crate::migration::store::imported_nodes;
+use crate::migration::stream::state::State;
+use crate::migration::stream::{ReadError, Reader};
+use crate::server::{Adopt, Parts, RestoreError, Restoring, SavedServer, Times};
+use crate::store::{Generations, ImportError, restore_nodes};
+
+/// A state that was read as a whole, and not used yet.
+pub struct LiveState {
+    state: State,
+    /// What Xen's records do not have.
+    pub saved: SavedServer,
+}
+
+/// Why a state cannot be used.
+#[derive(Debug, Error)]
+pub enum ReadStateError {
+    /// The stream is damaged, or of an unknown version.
+    #[error("the state cannot be read: {0}")]
+    Stream(#[from] ReadError),
+    /// The stream has no `LIVE` record, or one that this version does not understand.
+    #[error("the state of this daemon cannot be read: {0}")]
+    Live(#[from] rmp_serde::decode::Error),
+    /// The nodes contradict each other.
+    #[error("the nodes of the state cannot be restored: {0}")]
+    Nodes(#[from] ImportError),
+    /// The rest cannot be restored.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+}
+
+/// Reads a state to its end. Cost: linear in its length.
+///
+/// # Errors
+/// See [`ReadStateError`].
+pub fn read(input: impl Read) -> Result<LiveState, ReadStateError> {
+    let state = State::read(&mut Reader::new(input)?)?;
+    let saved = rmp_serde::from_slice(&state.live)?;
+    Ok(LiveState { state, saved })
+}
+
+impl LiveState {
+    /// Restores the server, which then goes on once it is started. `channels` are the workers' event channel handles,
+    /// and `adopt` returns the sockets of clients. `registry` knows the control domain only.
+    ///
+    /// # Errors
+    /// See [`ReadStateError`].
+    pub fn restore(
+        self,
+        registry: Registry,
+        host: Arc<dyn Host>,
+        times: Times,
+        channels: Vec<Box<dyn Channels>>,
+        adopt: &mut Adopt<'_>,
+    ) -> Result<Parts, ReadStateError> {
+        let LiveState { state, saved } = self;
+        let restoring = Restoring::new(registry, host, times, &saved)?;
+        let store = restoring.store();
+        let nodes: Vec<_> = state.nodes.into_iter().collect();
+        // Stamped with the present: entries apply to the domains that live now.
+        let nodes = imported_nodes(&nodes, store.registry().now());
+        restore_nodes(store, &nodes, &restoring.caller(), &mut Generations::default())?;
+        let clients = state.clients.into_values().collect();
+        Ok(restoring.finish(&saved, clients, channels, adopt)?)
+    }
+}
