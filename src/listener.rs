@@ -45,7 +45,7 @@ impl Listener {
     ///
     /// # Errors
     /// Those of the poll, except an interruption.
-    pub fn run(mut self, mut serve: impl FnMut(UnixStream)) -> io::Result<()> {
+    pub fn run(&mut self, mut serve: impl FnMut(UnixStream)) -> io::Result<()> {
         let mut events = Events::with_capacity(8);
         self.listen(true)?;
         let mut timeout = None;
@@ -56,7 +56,8 @@ impl Listener {
                 return Err(error);
             }
             if events.iter().any(|event| event.token() == STOP) {
-                return Ok(());
+                // Clients wait in the socket's queue until the next call.
+                return if timeout.is_none() { self.listen(false) } else { Ok(()) };
             }
             if timeout.take().is_some()
                 && let Err(error) = self.listen(true)

@@ -6,6 +6,7 @@
 
 mod check;
 mod conflicts;
+mod live_update;
 mod logging;
 mod quota;
 mod report;
@@ -13,6 +14,7 @@ mod report;
 use std::time::Duration;
 
 pub use conflicts::{Conflicts, Reason};
+pub use live_update::{LiveUpdate, UpdateRequest};
 
 use crate::protocol::operations;
 use crate::store::{Store, WatchList};
@@ -63,6 +65,8 @@ pub struct Counters {
 pub struct State {
     /// Transactions that failed with EAGAIN.
     pub conflicts: Conflicts,
+    /// The update that is prepared.
+    pub live_update: LiveUpdate,
     /// Whether a command is running on its own thread.
     busy: AtomicBool,
 }
@@ -120,8 +124,8 @@ static TABLE: [Row; 9] = [
     },
     Row {
         name: "live-update",
-        arguments: "not supported yet",
-        serve: |_, _| Reply::Now(Ok(text(NO_LIVE_UPDATE))),
+        arguments: "-f <program>|-c <options>|-s [-n] [-t <s>] [-F]|-a",
+        serve: live_update::live_update,
     },
     Row { name: "logfile", arguments: "<file>", serve: logfile },
     Row { name: "memreport", arguments: "[<file>]", serve: memreport },
@@ -138,10 +142,6 @@ static TABLE: [Row; 9] = [
     },
     Row { name: "help", arguments: "", serve: help },
 ];
-
-/// `xenstore-control live-update` shows any reply other than `OK` as the reason of a failure.
-const NO_LIVE_UPDATE: &str =
-    "live update is not supported yet: this xenstored can only be restarted, without its store";
 
 /// Dispatches a command, given as its name and arguments.
 pub fn command(served: &Arc<dyn Served>, words: &[&[u8]]) -> Reply {

@@ -53,6 +53,9 @@ pub enum DaemonError {
         /// The obstacle and its remedy; the text ends the sentence.
         what: &'static str,
     },
+    /// The state of another process cannot be gone on with.
+    #[error("cannot go on with the state of the running xenstored: {0}")]
+    Update(String),
     /// There is a simulated host already, which the text describes.
     #[error("{0}")]
     HostExists(String),

@@ -2,7 +2,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Seek, SeekFrom, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
@@ -61,6 +61,23 @@ impl Instance {
             instance.pid_file = Some((path.clone(), claim_pid_file(path)?));
         }
         Ok(instance)
+    }
+
+    /// Takes over the files of another process: `sockets`, the lock file and the pid file, which stay locked.
+    pub(super) fn adopt(
+        settings: &Settings,
+        sockets: Vec<PathBuf>,
+        (lock, pid_file): (File, Option<File>),
+    ) -> Instance {
+        let pid_file = settings.pid_file.clone().zip(pid_file);
+        Instance { sockets, pid_file, handed_over: None, _lock: lock }
+    }
+
+    /// Returns the descriptors of the lock file and of the pid file, and the sockets' files.
+    pub(super) fn save(&self) -> ((RawFd, Option<RawFd>), Vec<String>) {
+        let pid_file = self.pid_file.as_ref().map(|(_, file)| file.as_raw_fd());
+        let path = |path: &PathBuf| path.to_string_lossy().into_owned();
+        ((self._lock.as_raw_fd(), pid_file), self.sockets.iter().map(path).collect())
     }
 
     /// Makes [`Instance::listen`] return a socket passed by the service manager. The service manager removes such a

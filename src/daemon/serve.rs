@@ -1,38 +1,38 @@
 //! The server's life cycle: from host and sockets to the stop.
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixListener;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mio::Waker;
 use tracing::{info, warn};
 
 use super::error::DaemonError;
 use super::instance::{Instance, migration_path};
+use super::keeper::Link;
 use super::settings::{HostKind, Settings};
 use super::sim_host::Connection;
 use super::stop::Stop;
+use super::update::{HandedOver, Performer, Requests, Resumed};
 use crate::control::Served;
 use crate::domain::{Limits, Registry};
 use crate::host::Host;
 use crate::host::xen::{StartError, XenHost};
 use crate::listener::Listener;
 use crate::migration::server;
-use crate::server::{OwnerThreads, Server, Times};
+use crate::server::{Server, Times};
 
 /// Starts the host and the threads, creates the sockets through `instance`, and serves them until `stop`. Calls `ready`
 /// once requests are served.
 pub(super) fn serve(
     settings: &Settings,
     instance: &mut Instance,
+    link: Option<&Link>,
     ready: impl FnOnce(Arc<dyn Served>),
     stop: &Stop,
 ) -> Result<(), DaemonError> {
-    let other = |what: &str| {
-        let what = what.to_owned();
-        move |error| DaemonError::Other { what, error }
-    };
     // Dropped last, when nothing uses the host any more.
     let (host, sim) = host(settings, stop)?;
     let limits = Limits::defaults();
@@ -42,42 +42,98 @@ pub(super) fn serve(
     limits.set_soft_memory(settings.soft_memory);
     let registry = Registry::new(limits, settings.priv_domid);
     let registry = if settings.keep_orphans { registry.keeping_orphans() } else { registry };
-    let times = Times {
+    let server = Server::start(settings.shards, registry, Arc::clone(&host), times(settings))
+        .map_err(|error| unserved(settings.host, error))?;
+    // Before the client socket, so that a client that can connect finds the announcement of this one.
+    let migration = match migration_path(&settings.socket) {
+        Some(path) => Some(instance.listen(&path)?),
+        None => {
+            warn!(
+                "no migration socket: its path would be too long; choose a shorter one with --socket"
+            );
+            None
+        }
+    };
+    let migration = serve_migration(settings, migration, &server)?;
+    let listener = instance.listen(&settings.socket)?;
+    serve_clients(Serving { server, host, listener, migration }, instance, link, ready, stop)?;
+    sim.map_or(Ok(()), |sim| sim.check())
+}
+
+/// Goes on with the state of another process until `stop`. Calls `ready` once requests are served.
+pub(super) fn resume(
+    settings: &Settings,
+    handed_over: HandedOver,
+    link: Option<&Link>,
+    ready: impl FnOnce(Arc<dyn Served>),
+    stop: &Stop,
+) -> Result<(), DaemonError> {
+    let resumed = handed_over.resume(settings, times(settings));
+    let Resumed { server, host, sim, listener, migration, locks, sockets } =
+        resumed.map_err(DaemonError::Update)?;
+    let sim = sim.map(|host| Connection::of(host, &settings.sim_socket, stop)).transpose()?;
+    let instance = Instance::adopt(settings, sockets, locks);
+    let migration = serve_migration(settings, migration, &server)?;
+    serve_clients(Serving { server, host, listener, migration }, &instance, link, ready, stop)?;
+    // Before the last line: from that on another daemon can start.
+    drop(instance);
+    sim.map_or(Ok(()), |sim| sim.check())
+}
+
+/// Returns the clock and the timeouts.
+pub(super) fn times(settings: &Settings) -> Times {
+    Times {
         clock: Instant::now,
         watch_event_timeout: settings.watch_event_timeout.unwrap_or(Duration::ZERO),
         ring_scan_interval: settings.ring_scan_interval.unwrap_or(Duration::ZERO),
-    };
-    let mut server = Server::start(settings.shards, registry, host, times)
-        .map_err(|error| unserved(settings.host, error))?;
-    // Before the client socket, so that a client that can connect finds the announcement of this one.
-    match migration_path(&settings.socket) {
-        Some(path) => {
-            let served = serve_migration(&path, instance.listen(&path)?, server.owner_threads());
-            served.map_err(other("cannot serve the migration socket"))?;
-        }
-        None => warn!(
-            "no migration socket: its path would be too long; choose a shorter one with --socket"
-        ),
     }
-    let listener = Listener::new(instance.listen(&settings.socket)?)
-        .map_err(other("cannot poll the socket"))?;
+}
+
+/// The parts of a daemon that serves.
+struct Serving {
+    server: Server,
+    host: Arc<dyn Host>,
+    listener: UnixListener,
+    /// A descriptor of the listening migration socket.
+    migration: Option<UnixListener>,
+}
+
+/// Serves clients that connect until `stop`. Updates are performed here: the thread that accepts clients accepts none
+/// meanwhile.
+fn serve_clients(
+    serving: Serving,
+    instance: &Instance,
+    link: Option<&Link>,
+    ready: impl FnOnce(Arc<dyn Served>),
+    stop: &Stop,
+) -> Result<(), DaemonError> {
+    let Serving { mut server, host, listener, migration } = serving;
+    let descriptor = listener.as_raw_fd();
+    let mut listener = Listener::new(listener).map_err(other("cannot poll the socket"))?;
     let waker = listener.stopper();
-    let stop = stop.clone();
-    // The main thread blocks in the listener's poll, so another one waits for the stop.
-    std::thread::Builder::new()
-        .name("stop".into())
-        .spawn(move || {
-            stop.wait();
-            // If this fails, the process can only be killed, and there is no way to report it.
-            let _ = waker.wake();
-        })
-        .map_err(other("cannot start a thread"))?;
+    stop_listener(stop, Arc::clone(&waker)).map_err(other("cannot start a thread"))?;
+    let (updates, performer) = Requests::new(waker);
+    server.served().state().live_update.perform_with(performer);
+    let process = || {
+        let (locks, sockets) = instance.save();
+        (descriptor, migration.as_ref().map(AsRawFd::as_raw_fd), locks, sockets)
+    };
+    let performer = Performer { host, link, process: &process };
     ready(server.served());
-    let served = listener.run(|client| {
-        if let Err(error) = server.serve(client) {
-            warn!("cannot serve a client: {error}");
+    let served = loop {
+        let served = listener.run(|client| {
+            if let Err(error) = server.serve(client) {
+                warn!("cannot serve a client: {error}");
+            }
+        });
+        match updates.next().filter(|_| served.is_ok()) {
+            Some(request) => {
+                let resumed = performer.perform(server, request);
+                server = resumed.map_err(other("cannot go on after an update that failed"))?;
+            }
+            None => break served,
         }
-    });
+    };
     let lost = server.census();
     server.stop();
     info!(
@@ -86,13 +142,41 @@ pub(super) fn serve(
         clients = lost.clients,
         "store discarded, it is kept in memory only"
     );
-    served.map_err(other("polling the socket failed"))?;
-    sim.map_or(Ok(()), |sim| sim.check())
+    served.map_err(other("polling the socket failed"))
 }
 
-fn serve_migration(path: &Path, listener: UnixListener, owners: OwnerThreads) -> io::Result<()> {
+/// Wakes the listener at the stop: the main thread blocks in its poll, so another one waits.
+fn stop_listener(stop: &Stop, waker: Arc<Waker>) -> io::Result<()> {
+    let stop = stop.clone();
+    let wait = move || {
+        stop.wait();
+        // If this fails, the process can only be killed, and there is no way to report it.
+        let _ = waker.wake();
+    };
+    std::thread::Builder::new().name("stop".into()).spawn(wait).map(drop)
+}
+
+fn other(what: &str) -> impl FnOnce(io::Error) -> DaemonError + use<> {
+    let what = what.to_owned();
+    move |error| DaemonError::Other { what, error }
+}
+
+/// Serves the migration socket. Returns a descriptor of it, for another process that goes on with it.
+fn serve_migration(
+    settings: &Settings,
+    listener: Option<UnixListener>,
+    server: &Server,
+) -> Result<Option<UnixListener>, DaemonError> {
+    let (Some(listener), Some(path)) = (listener, migration_path(&settings.socket)) else {
+        return Ok(None);
+    };
+    let owners = server.owner_threads();
     owners.announce_migration_socket(&path.to_string_lossy());
-    server::serve(listener, owners)
+    let served = listener.try_clone().and_then(|kept| {
+        server::serve(listener, owners)?;
+        Ok(kept)
+    });
+    served.map(Some).map_err(other("cannot serve the migration socket"))
 }
 
 /// Opens the host, and the connection to its process if it is simulated.

@@ -10,14 +10,15 @@ use crate::host::{Channels, Host};
 use crate::migration::store::imported_nodes;
 use crate::migration::stream::state::State;
 use crate::migration::stream::{ReadError, Reader};
-use crate::server::{Adopt, Parts, RestoreError, Restoring, SavedServer, Times};
-use crate::store::{Generations, ImportError, restore_nodes};
+use super::{Live, Written};
+use crate::server::{Adopt, Parts, RestoreError, Restoring, Times};
+use crate::store::{Generations, ImportError, count_nodes, restore_nodes};
 
 /// A state that was read as a whole, and not used yet.
 pub struct LiveState {
     state: State,
     /// What Xen's records do not have.
-    pub saved: SavedServer,
+    pub live: Live,
 }
 
 /// Why a state cannot be used.
@@ -43,8 +44,8 @@ pub enum ReadStateError {
 /// See [`ReadStateError`].
 pub fn read(input: impl Read) -> Result<LiveState, ReadStateError> {
     let state = State::read(&mut Reader::new(input)?)?;
-    let saved = rmp_serde::from_slice(&state.live)?;
-    Ok(LiveState { state, saved })
+    let live = rmp_serde::from_slice(&state.live)?;
+    Ok(LiveState { state, live })
 }
 
 impl LiveState {
@@ -61,14 +62,42 @@ impl LiveState {
         channels: Vec<Box<dyn Channels>>,
         adopt: &mut Adopt<'_>,
     ) -> Result<Parts, ReadStateError> {
-        let LiveState { state, saved } = self;
-        let restoring = Restoring::new(registry, host, times, &saved)?;
+        let restoring = self.restore_nodes(registry, host, times)?;
+        let clients = self.state.clients.into_values().collect();
+        Ok(restoring.finish(&self.live.server, clients, channels, adopt)?)
+    }
+
+    /// Restores domains and nodes of a state that is only checked. Returns the numbers of what was read.
+    ///
+    /// # Errors
+    /// See [`ReadStateError`].
+    pub fn check(
+        self,
+        registry: Registry,
+        host: Arc<dyn Host>,
+        times: Times,
+    ) -> Result<Written, ReadStateError> {
+        let restoring = self.restore_nodes(registry, host, times)?;
+        let clients = self.state.clients.values();
+        Ok(Written {
+            nodes: count_nodes(restoring.store()) as u64,
+            clients: clients.len(),
+            domains: self.live.server.domains.len(),
+            transactions: clients.map(|client| client.transactions.len()).sum(),
+        })
+    }
+
+    fn restore_nodes(
+        &self,
+        registry: Registry,
+        host: Arc<dyn Host>,
+        times: Times,
+    ) -> Result<Restoring, ReadStateError> {
+        let restoring = Restoring::new(registry, host, times, &self.live.server)?;
         let store = restoring.store();
-        let nodes: Vec<_> = state.nodes.into_iter().collect();
         // Stamped with the present: entries apply to the domains that live now.
-        let nodes = imported_nodes(&nodes, store.registry().now());
+        let nodes = imported_nodes(&self.state.nodes, store.registry().now());
         restore_nodes(store, &nodes, &restoring.caller(), &mut Generations::default())?;
-        let clients = state.clients.into_values().collect();
-        Ok(restoring.finish(&saved, clients, channels, adopt)?)
+        Ok(restoring)
     }
 }

@@ -2,11 +2,12 @@
 
 use std::io::{self, Write};
 
+use super::{Live, SavedProcess};
 use crate::migration::store::write_store;
 use crate::migration::stream::fields::Order;
 use crate::migration::stream::state::Client;
 use crate::migration::stream::{Record, VERSION, Watch, Writer};
-use crate::server::{Paused, ReplyTo};
+use crate::server::Paused;
 
 /// Bytes of a `LIVE` record: a part of the state, in one piece or several.
 const PIECE_BYTES: usize = 32 << 10;
@@ -24,18 +25,20 @@ pub struct Written {
     pub transactions: usize,
 }
 
-/// Writes the state of a paused server, which is unchanged. `reply` is the reply that one client, which waits for the
-/// update, gets from the process that goes on. Cost: all nodes, shared among the threads of the pool, and all clients'
+/// Writes the state of a paused server, which is unchanged. `reply` is the reply that the client that waits for the
+/// update gets from the process that goes on, and
+/// `process` what that one needs beside the server. Cost: all nodes, shared among the threads of the pool, and all clients'
 /// watches, unsent bytes and transactions.
 ///
 /// # Errors
 /// Those of the output; `InvalidInput` for a value that the format cannot represent.
 pub fn write<W: Write>(
     paused: &mut Paused,
-    reply: Option<(ReplyTo, &[u8])>,
+    reply: Option<&[u8]>,
+    process: Option<SavedProcess>,
     output: W,
 ) -> io::Result<(W, Written)> {
-    let (clients, saved) = paused.save(reply);
+    let (clients, server) = paused.save(reply);
     let order = Order::Little;
     let mut writer = Writer::new(output, VERSION, order)?;
     // The descriptors of the listening sockets are arguments of the process, not part of the state.
@@ -48,8 +51,9 @@ pub fn write<W: Write>(
     let transactions = clients.iter().map(|client| write_rest(client, &mut writer));
     let transactions = transactions.sum::<io::Result<usize>>()?;
     let written =
-        Written { nodes, clients: clients.len(), domains: saved.domains.len(), transactions };
-    let live = rmp_serde::to_vec_named(&saved).map_err(io::Error::other)?;
+        Written { nodes, clients: clients.len(), domains: server.domains.len(), transactions };
+    let live = Live { server, process };
+    let live = rmp_serde::to_vec_named(&live).map_err(io::Error::other)?;
     for piece in live.chunks(PIECE_BYTES) {
         writer.write(&Record::Live(piece.to_vec()))?;
     }

@@ -38,8 +38,14 @@ impl Shared {
     fn announce(&self, name: &str, value: &str) {
         let path = format!("{OPERATIONS}/{name}");
         let Ok(path) = Path::parse(path.as_bytes()) else { return };
-        let op = Op { path, verb: Verb::Write(Cow::Borrowed(value.as_bytes())) };
         let (caller, mut generations) = (self.daemon_caller(), Generations::default());
+        // After an update they are there, and watchers must not be notified of what has not changed.
+        let (mut present, read) = (Vec::new(), Op { path, verb: Verb::Read });
+        let is_there = self.store.execute(&caller, &read, &mut generations, &mut present).is_ok();
+        if is_there && present == value.as_bytes() {
+            return;
+        }
+        let op = Op { path, verb: Verb::Write(Cow::Borrowed(value.as_bytes())) };
         // As the control domain, which no quota binds.
         if let Err(error) = self.store.execute(&caller, &op, &mut generations, &mut Vec::new()) {
             tracing::error!(%error, path = %op.path, "cannot write an announcement");

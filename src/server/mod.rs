@@ -23,6 +23,7 @@
 mod announcements;
 mod author;
 mod clock;
+mod gate;
 mod mailbox;
 mod migration;
 mod pause;

@@ -31,12 +31,15 @@ pub struct Paused {
     next: usize,
 }
 
-/// Why a server could not be paused.
+/// Why a server could not be paused; it goes on.
 #[derive(Debug, Error)]
 pub enum PauseError {
-    /// Requests in progress did not end in time; the server goes on.
-    #[error("{0} requests in progress have not ended")]
+    /// Requests in progress did not end in time.
+    #[error("{0} requests in progress have not ended; try again")]
     Busy(u64),
+    /// A request of the migration socket did not end in time.
+    #[error("domains are being moved; try again when that has ended")]
+    Moving,
 }
 
 impl Server {
@@ -51,6 +54,9 @@ impl Server {
         within: Duration,
     ) -> Result<Paused, (io::Result<Server>, PauseError)> {
         let deadline = Instant::now() + within;
+        if !self.shared.moves.close(within) {
+            return Err((Ok(self), PauseError::Moving));
+        }
         for thread in 0..self.threads.len() {
             let thread = u16::try_from(thread).unwrap_or(0);
             self.shared.mailboxes.send(thread, Message::Pause);
@@ -141,13 +147,13 @@ impl Paused {
     pub fn resume(mut self) -> io::Result<Server> {
         for worker in &mut self.workers {
             worker.core.halt = None;
+            // Another process may have taken notifications, and not acted on them.
+            worker.channels.recheck_all(&worker.core);
             // Requests that came meanwhile: the poll has reported them to no pass that took them.
             worker.clients.make_all_ready();
         }
-        Ok(Server {
-            shared: self.shared,
-            threads: start_workers(self.workers)?,
-            next: self.next,
-        })
+        let threads = start_workers(self.workers)?;
+        self.shared.moves.open();
+        Ok(Server { shared: self.shared, threads, next: self.next })
     }
 }

@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::clock::Clock;
+use super::gate::Gate;
 use super::mailbox::{Mailboxes, Message};
 use super::reservations::Reservations;
 use super::shared_reservations::SharedReservations;
@@ -30,6 +31,8 @@ pub struct Shared {
     pub watch_event_timeout: Duration,
     /// The interval of the scan of rings that do not notify; zero for none.
     pub ring_scan_interval: Duration,
+    /// The requests of threads that may block, which a pause waits for.
+    pub moves: Gate,
     /// The state of CONTROL's commands.
     pub control: control::State,
     /// A random number, from which the numbers of marks count up. So a mark kept in a file is invalid for the next

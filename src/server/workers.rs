@@ -12,6 +12,7 @@ use mio::{Poll, Waker};
 
 use super::author::Author;
 use super::clock::Clock;
+use super::gate::Gate;
 use super::mailbox::{Mailbox, Mailboxes, Message};
 use super::migration::owner_threads::OwnerThreads;
 use super::shared::{Shared, spawn};
@@ -230,6 +231,7 @@ impl Basis {
             control_domain,
             watch_event_timeout: times.watch_event_timeout,
             ring_scan_interval: times.ring_scan_interval,
+            moves: Gate::default(),
             control: control::State::default(),
             marks_from,
             deaths: AtomicU64::new(0),

@@ -26,7 +26,7 @@ struct Comparable {
 
 fn comparable(stream: &[u8]) -> Comparable {
     let state = State::read(&mut Reader::new(stream).unwrap()).unwrap();
-    let mut saved: SavedServer = live_update::read(stream).unwrap().saved;
+    let mut saved: SavedServer = live_update::read(stream).unwrap().live.server;
     saved.numbers.clear();
     let clients = state.clients.into_values().map(|mut client| {
         if let Transport::Socket(fd) = &mut client.connection.transport {
@@ -38,7 +38,7 @@ fn comparable(stream: &[u8]) -> Comparable {
 }
 
 fn write(paused: &mut Paused) -> Vec<u8> {
-    live_update::write(paused, None, Vec::new()).unwrap().0
+    live_update::write(paused, None, None, Vec::new()).unwrap().0
 }
 
 impl Simulation {

@@ -126,9 +126,13 @@ fn serve_client(client: &UnixStream, crew: &Crew) -> End {
                 return End::Gone;
             }
         };
+        // A live update pauses the server between two requests.
+        let entered = owners.enter();
         let mut replies = Replies::to(client, request.header);
         let result = perform(&owners, request, &mut replies);
-        if let Err(error) = replies.end(result) {
+        let sent = replies.end(result);
+        drop(entered);
+        if let Err(error) = sent {
             tracing::info!(%error, "migration client closed, cannot send a reply");
             return End::Gone;
         }

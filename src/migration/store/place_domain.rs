@@ -113,7 +113,7 @@ pub fn place_domain(
 ) -> Result<(Executed, DomainSnapshot), PlaceError> {
     let (domain, target) = admit(store, arrival)?;
     // Stamped with the present: entries apply to domains that live here now, and to no later ones.
-    let imported_nodes = imported_nodes(&arrival.nodes, store.registry().now());
+    let imported_nodes = imported_nodes(pairs(&arrival.nodes), store.registry().now());
     let placed = import_subtrees(store, arrival.domid, &imported_nodes, by, generations);
     let placed = placed.map_err(|error| refusal(arrival.domid, error))?;
     // Only now, when nothing can fail any more: an import takes effect completely or not at all.
@@ -132,7 +132,7 @@ pub fn place_domain(
 /// The reason why it cannot.
 pub fn check_domain(store: &Store, arrival: &ImportedDomain) -> Result<(), PlaceError> {
     admit(store, arrival)?;
-    let imported_nodes = imported_nodes(&arrival.nodes, store.registry().now());
+    let imported_nodes = imported_nodes(pairs(&arrival.nodes), store.registry().now());
     check_import(store, &imported_nodes).map_err(|error| refusal(arrival.domid, error))
 }
 
@@ -164,18 +164,26 @@ fn refusal(domid: Domid, error: ImportError) -> PlaceError {
     }
 }
 
+/// Returns the pairs of a list by reference.
+fn pairs<A, B>(list: &[(A, B)]) -> impl Iterator<Item = (&A, &B)> {
+    list.iter().map(|(one, other)| (one, other))
+}
+
 /// Returns the nodes of a stream, their permissions stamped with `now`. Nodes with equal permissions, which most are,
 /// share one set.
-pub fn imported_nodes<'n>(nodes: &'n [(PathBuf, Node)], now: u64) -> Vec<ImportedNode<'n>> {
+pub fn imported_nodes<'n>(
+    nodes: impl IntoIterator<Item = (&'n PathBuf, &'n Node)>,
+    now: u64,
+) -> Vec<ImportedNode<'n>> {
     let mut sets = HashMap::<&'n [Entry], Perms, RandomState>::default();
-    let imported = |(path, node): &'n (PathBuf, Node)| {
+    let imported = |(path, node): (&'n PathBuf, &'n Node)| {
         let (owner, others) = node.perms.split_first()?;
         let set = || Arc::new(PermSet::new(now, *owner, others));
         let perms = Arc::clone(sets.entry(&node.perms).or_insert_with(set));
         Some(ImportedNode { path, perms, value: &node.value })
     };
     // A state has no node without an owner.
-    nodes.iter().filter_map(imported).collect()
+    nodes.into_iter().filter_map(imported).collect()
 }
 
 fn settle_in(store: &Store, domain: &Arc<Domain>, record: &DomainRecord) {

@@ -7,6 +7,7 @@ use super::scatter_gather::{Joined, parts};
 use crate::domain::Domain;
 use crate::migration::stream::state::Client;
 use crate::server::author::Author;
+use crate::server::gate::Entered;
 use crate::server::mailbox::Message;
 use crate::server::shared::Shared;
 use crate::server::standing::Standing;
@@ -31,6 +32,11 @@ impl OwnerThreads {
     /// Returns the client.
     pub fn by(&self) -> &Author {
         &self.by
+    }
+
+    /// Waits while the server is paused, and keeps it from being paused until the returned value is dropped.
+    pub fn enter(&self) -> Entered<'_> {
+        self.shared.moves.enter()
     }
 
     /// Returns the store.

@@ -12,7 +12,7 @@ use crate::domain::{Domain, Registry};
 use crate::host::{Channels, Host, Port};
 use crate::migration::stream::Transport as SentBy;
 use crate::migration::stream::state::Client;
-use crate::server::mailbox::{Message, ReplyTo};
+use crate::server::mailbox::ReplyTo;
 use crate::server::session::Kind;
 use crate::server::worker::Worker;
 use crate::server::worker::connection::Connection;
@@ -128,7 +128,7 @@ impl Restoring {
             };
             restore_client(worker, client, session, adopt)?;
         }
-        conclude(&mut workers, saved);
+        conclude(&mut workers, saved.changes);
         Ok(Parts { shared, workers, removed, unmatched, next: usize::from(saved.next_worker) })
     }
 }
@@ -176,12 +176,11 @@ fn restore_client(
             let missing = || RestoreError::Inconsistent(format!("domain {domid} is not known"));
             let domain = core.registry().get(domid).ok_or_else(missing)?;
             let (port, ..) = saved.ring.ok_or_else(missing)?;
-            worker.channels.add(port, slot);
             let Some(ring) = restore_ring(&*core.shared.host, &domain, saved)? else {
-                // The domain has died meanwhile, which is found at the start.
-                worker.channels.unbind(port);
+                worker.channels.unbind_later(port);
                 return Ok(());
             };
+            worker.channels.add(port, slot);
             let kind = ring_kind(core, domid);
             (domain, kind, Transport::Ring(ring))
         }
@@ -227,20 +226,12 @@ fn restore_ring(
 }
 
 /// Looks at everything once that may have changed while no process looked.
-fn conclude(workers: &mut [Worker], saved: &SavedServer) {
-    let changes: Option<Port> = saved.changes;
+fn conclude(workers: &mut [Worker], changes: Option<Port>) {
     if let Some(first) = workers.first_mut() {
         first.channels.set_changes(changes);
-        first.channels.unmask_changes(&first.core);
     }
     for worker in workers {
         worker.clients.make_all_ready();
-        let shared = Arc::clone(&worker.core.shared);
-        for known in &saved.domains {
-            let domid = Domid(known.domid);
-            if shared.owner_thread(domid) == worker.core.number && domid != Domid::CONTROL {
-                shared.mailboxes.post(worker.core.number, Message::DomainChanged(domid));
-            }
-        }
+        worker.channels.recheck_all(&worker.core);
     }
 }

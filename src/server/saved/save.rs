@@ -6,7 +6,7 @@ use super::domains;
 use super::{SavedServer, sessions};
 use crate::host::Channels;
 use crate::migration::stream::state::Client;
-use crate::server::mailbox::{ReplyTo, Slot};
+use crate::server::mailbox::Slot;
 use crate::server::pause::Paused;
 use crate::server::worker::Worker;
 use crate::store::Store;
@@ -25,9 +25,9 @@ impl Paused {
     }
 
     /// Returns the state as data, except nodes: the clients in the order of workers and slots, and the rest. `reply` is
-    /// the reply that one client, which waits for the pause, gets from the process that goes on. The server is
+    /// the reply that the client that waits for the pause gets from the process that goes on. The server is
     /// unchanged and may go on, too. Cost: linear in sessions, watches, unsent bytes, transactions' logs and domains.
-    pub fn save(&mut self, reply: Option<(ReplyTo, &[u8])>) -> (Vec<Client>, SavedServer) {
+    pub fn save(&mut self, reply: Option<&[u8]>) -> (Vec<Client>, SavedServer) {
         let shared = Arc::clone(&self.shared);
         let (mut clients, mut saved_sessions) = (Vec::new(), BTreeMap::new());
         for worker in &mut self.workers {
@@ -36,8 +36,6 @@ impl Paused {
                 let Worker { core, clients: table, .. } = worker;
                 let Some(connection) = table.get_mut(slot) else { continue };
                 let id = u32::try_from(clients.len() + 1).unwrap_or(u32::MAX);
-                let to = connection.session.reply_to;
-                let reply = reply.filter(|(asker, _)| *asker == to).map(|(_, payload)| payload);
                 let (client, saved) = sessions::save(connection, core, id, reply);
                 clients.push(client);
                 saved_sessions.insert(id, saved);

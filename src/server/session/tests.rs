@@ -63,6 +63,7 @@ fn core() -> Core {
         control_domain,
         watch_event_timeout: Duration::ZERO,
         ring_scan_interval: Duration::ZERO,
+        moves: Default::default(),
         control: control::State::default(),
         marks_from: 0,
         deaths: AtomicU64::new(0),

@@ -25,6 +25,8 @@ pub struct EventChannels {
     /// The port that fires when domains change, if it is bound here.
     changes: Option<Port>,
     ports: HashMap<Port, Slot, RandomState>,
+    /// Bound ports of another process whose domains have died.
+    orphans: Vec<Port>,
     /// The rings and domains whose notifications errors of the host may have hidden.
     recheck: Recheck,
 }
@@ -33,7 +35,7 @@ impl EventChannels {
     /// Creates an empty set of event channels.
     pub fn new(handle: Box<dyn Channels>) -> EventChannels {
         let (ports, recheck) = (HashMap::default(), Recheck::default());
-        EventChannels { handle, changes: None, ports, recheck }
+        EventChannels { handle, changes: None, ports, orphans: Vec::new(), recheck }
     }
 
     /// Notes the port that fires when domains change, if it is bound already.
@@ -46,16 +48,26 @@ impl EventChannels {
         self.ports.insert(port, slot);
     }
 
+    /// Unbinds a port in the next pass, since the other process still needs it if this one does not start.
+    pub fn unbind_later(&mut self, port: Port) {
+        self.orphans.push(port);
+    }
+
     /// Returns the handle, and the port that fires when domains change.
     pub fn handle(&self) -> (&dyn Channels, Option<Port>) {
         (&*self.handle, self.changes)
     }
 
-    /// Unmasks the port that fires when domains change: a report may have been taken and not handled.
-    pub fn unmask_changes(&mut self, core: &Core) {
-        if let Some(port) = self.changes {
-            self.changes_pending(core, port);
-        }
+    /// Looks in the next pass at all rings and at the known domains whose owner thread this is, and unmasks all ports:
+    /// another process may have taken notifications and not acted on them.
+    pub fn recheck_all(&mut self, core: &Core) {
+        let (rings, registry) = (self.ports.values(), core.registry());
+        let is_own = |domid: &Domid| core.shared.owner_thread(*domid) == core.number;
+        self.recheck.soon(core.now, |suspects| {
+            suspects.rings.extend(rings);
+            suspects.domains.extend(registry.known().into_iter().filter(is_own));
+            suspects.handle = true;
+        });
     }
 
     /// Binds the port that fires when domains change.
@@ -178,6 +190,7 @@ impl EventChannels {
     /// Rechecks the rings and domains that are due.
     pub fn recheck_host(&mut self, core: &Core, clients: &mut Clients) {
         let Some(suspects) = self.recheck.take_due(core.now) else { return };
+        std::mem::take(&mut self.orphans).into_iter().for_each(|port| _ = self.handle.unbind(port));
         if std::mem::take(&mut suspects.handle) {
             // The handle is polled edge-triggered: unread ports would cause no further event.
             self.take_ports(core, clients);

@@ -58,6 +58,12 @@ impl Recheck {
         Some(&mut self.now)
     }
 
+    /// Rechecks the objects that `note` adds in the next pass.
+    pub fn soon(&mut self, now: Instant, note: impl FnOnce(&mut Suspects)) {
+        note(&mut self.next);
+        self.due = Some(now);
+    }
+
     /// Schedules a recheck of the objects that `note` adds, and logs the error, at a limited rate.
     pub fn failed(
         &mut self,

@@ -74,7 +74,7 @@ fn events_beyond_1024_are_queued_before_the_pending_reply() {
 fn events_of_the_control_domains_kernel_collapse_above_64_mib() {
     let file = memfd_create("ring", MemfdFlags::CLOEXEC).unwrap();
     ftruncate(&file, 4096).unwrap();
-    let ring = Ring::new(RingPage::map(file.as_fd(), 0).unwrap(), 1, 1);
+    let ring = Ring::new(RingPage::map(file.as_fd(), 0).unwrap(), 1, 1, None);
     let mut client = Client::new(Kind::Kernel, Transport::Ring(ring));
     for unread in [RING_COLLAPSE_BYTES, KERNEL_COLLAPSE_BYTES - 1] {
         client.connection.session.output.buffer().resize(unread, 0);

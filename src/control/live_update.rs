@@ -1,0 +1,138 @@
+//! `live-update`: the command by which Xen's `xenstore-control live-update` and `xsctl upgrade` replace the daemon's
+//! program. The dialogue is C xenstored's: the program, then its command line if it is to change, then the start; each
+//! is replied to with `OK` or with a sentence.
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use crossbeam::channel::{Sender, bounded};
+
+use super::{CommandResult, Reply, Served, ack, invalid, later, text};
+use crate::sync::{Arc, Mutex};
+
+/// The longest command line of a new program in bytes: far below what fits into a request.
+const COMMAND_LINE_MAX: usize = 4000;
+
+/// A requested update, for the thread that performs it.
+pub struct UpdateRequest {
+    /// The new program.
+    pub program: PathBuf,
+    /// The new program's options; `None` for those of the running one.
+    pub options: Option<Vec<String>>,
+    /// Whether the program is only checked.
+    pub dry_run: bool,
+    /// Takes a sentence if the update is not performed, or why it failed. After a success the process ends without a
+    /// reply, since the client has it from the new program.
+    pub result: Sender<Result<String, String>>,
+}
+
+/// What the commands of an update have prepared, and the thread that performs it.
+#[derive(Default)]
+pub struct LiveUpdate {
+    prepared: Mutex<Option<Prepared>>,
+    performer: OnceLock<Performer>,
+}
+
+#[derive(Clone)]
+struct Prepared {
+    program: PathBuf,
+    options: Option<Vec<String>>,
+}
+
+/// Hands a request to the thread that performs it; returns `false` if that takes none.
+type Performer = Box<dyn Fn(UpdateRequest) -> bool + Send + Sync>;
+
+impl LiveUpdate {
+    /// Sets the thread that performs updates, once.
+    pub fn perform_with(&self, performer: Performer) {
+        // Set only at the start of the daemon.
+        let _ = self.performer.set(performer);
+    }
+}
+
+/// Executes `live-update` with its arguments.
+pub fn live_update(served: &Arc<dyn Served>, arguments: &[&[u8]]) -> Reply {
+    let state = &served.state().live_update;
+    match arguments {
+        [b"-f", program] => Reply::Now(prepare(state, program)),
+        [b"-c", options] => Reply::Now(set_options(state, options)),
+        [b"-a"] => {
+            *state.prepared.lock() = None;
+            Reply::Now(ack())
+        }
+        [b"-s", flags @ ..] => match dry_run(flags) {
+            Some(dry_run) => start(served, dry_run),
+            None => invalid(),
+        },
+        _ => invalid(),
+    }
+}
+
+fn prepare(state: &LiveUpdate, program: &[u8]) -> CommandResult {
+    let program = PathBuf::from(String::from_utf8_lossy(program).into_owned());
+    if !program.is_absolute() {
+        return Ok(text("live-update needs the absolute path of the new program"));
+    }
+    match std::fs::metadata(&program) {
+        Ok(about) if about.is_file() => {
+            *state.prepared.lock() = Some(Prepared { program, options: None });
+            ack()
+        }
+        Ok(_) => Ok(text(&format!("{} is not a file", program.display()))),
+        Err(error) => Ok(text(&format!("{}: {error}", program.display()))),
+    }
+}
+
+fn set_options(state: &LiveUpdate, options: &[u8]) -> CommandResult {
+    let options = String::from_utf8_lossy(options);
+    let words = shlex::split(&options).filter(|_| options.len() <= COMMAND_LINE_MAX);
+    match (&mut *state.prepared.lock(), words) {
+        (Some(prepared), Some(words)) => {
+            prepared.options = Some(words);
+            ack()
+        }
+        (None, _) => Ok(text("the new program must be named first (live-update -f)")),
+        (_, None) => Ok(text("the command line is too long, or a quote in it is not closed")),
+    }
+}
+
+/// Reads the flags of `-s`; returns whether the program is only checked. `-t` and `-F` are about transactions, which go
+/// on here, so they need no time. `-v` is the version of the stream, which the two programs agree on.
+fn dry_run(flags: &[&[u8]]) -> Option<bool> {
+    let (mut dry_run, mut flags) = (false, flags.iter());
+    while let Some(flag) = flags.next() {
+        match *flag {
+            b"-n" => dry_run = true,
+            b"-F" => {}
+            b"-t" | b"-v" => {
+                let number = std::str::from_utf8(flags.next()?).ok()?;
+                number.parse::<u32>().ok()?;
+            }
+            _ => return None,
+        }
+    }
+    Some(dry_run)
+}
+
+fn start(served: &Arc<dyn Served>, dry_run: bool) -> Reply {
+    let Some(prepared) = served.state().live_update.prepared.lock().take() else {
+        return Reply::Now(Ok(text("the new program must be named first (live-update -f)")));
+    };
+    later(served, move |served| Ok(text(&perform(served, prepared, dry_run))))
+}
+
+/// Returns the reply of an update that leaves this program serving.
+fn perform(served: &dyn Served, prepared: Prepared, dry_run: bool) -> String {
+    let Some(performer) = served.state().live_update.performer.get() else {
+        return "this process cannot be updated".into();
+    };
+    let (result, end) = bounded(1);
+    let Prepared { program, options } = prepared;
+    if !performer(UpdateRequest { program, options, dry_run, result }) {
+        return "the daemon is stopping".into();
+    }
+    match end.recv() {
+        Ok(Ok(sentence) | Err(sentence)) => sentence,
+        Err(_) => "the daemon is stopping".into(),
+    }
+}
