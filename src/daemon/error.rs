@@ -85,7 +85,7 @@ impl DaemonError {
     /// Returns the process exit code.
     pub fn code(&self) -> u8 {
         match self {
-            DaemonError::Other { .. } => 1,
+            DaemonError::Other { .. } | DaemonError::Update(_) => 1,
             DaemonError::Usage(_) => 2,
             DaemonError::Running { .. } => 3,
             DaemonError::Permission { .. } => 4,

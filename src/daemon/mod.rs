@@ -18,6 +18,7 @@ mod serve;
 mod settings;
 mod sim_host;
 mod stop;
+mod update;
 mod welcome;
 
 use std::ffi::OsString;
@@ -29,6 +30,7 @@ use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
 use tracing::{error, info, warn};
 
+use crate::control::Served;
 use crate::log;
 
 pub use error::{DaemonError, SOCKET_PATH_MAX};
@@ -40,6 +42,7 @@ use config_layer::Environment;
 use instance::Instance;
 use keeper::Link;
 use running::{Claim, Running};
+use update::HandedOver;
 
 /// Timeout of the log flush at a stop: the log's destination may be stuck.
 const FLUSH_TIME_MAX: Duration = Duration::from_secs(1);
@@ -111,6 +114,10 @@ pub fn run_sim_host(settings: &HostSettings) -> Result<u8, DaemonError> {
 /// # Errors
 /// The daemon cannot start or cannot continue.
 pub fn run(settings: &Settings) -> Result<u8, DaemonError> {
+    let update = HandedOver::detect().map_err(|error| DaemonError::Update(error.to_string()))?;
+    if let Some(check) = update.as_ref().filter(|update| update.is_check()) {
+        return Ok(check.check(serve::times(settings)));
+    }
     let process = Process { in_background: !settings.foreground, link: Link::detect()? };
     if process.link.is_none() {
         let second = process.in_background && background::is_second();
@@ -127,7 +134,10 @@ pub fn run(settings: &Settings) -> Result<u8, DaemonError> {
     // Files are private by default; those that others may read are given wider modes explicitly.
     umask(Mode::RWXG | Mode::RWXO);
     start_log(settings)?;
-    let done = run_logged(settings, &process);
+    let done = match update {
+        Some(update) => run_updated(settings, &process, update),
+        None => run_logged(settings, &process),
+    };
     // The writer's thread ends with the process.
     log::flush(FLUSH_TIME_MAX);
     done
@@ -151,17 +161,7 @@ impl Process {
 fn run_logged(settings: &Settings, process: &Process) -> Result<u8, DaemonError> {
     let handed_over = activation::take(&settings.socket)?;
     // From here on SIGTERM ends the daemon in order, so sockets and pid file that are claimed are also removed.
-    let stop = Stop::default();
-    let served = Arc::<OnceLock<_>>::default();
-    let keeper = process.link.as_ref().map(Link::pid);
-    stop::take_signals(stop.clone(), Arc::clone(&served), keeper).map_err(|error| {
-        DaemonError::Other { what: "cannot register the signal handlers".into(), error }
-    })?;
-    if let Some(link) = &process.link {
-        link.stop_without_keeper(stop.clone())
-            .map_err(|error| DaemonError::Other { what: "cannot start a thread".into(), error })?;
-    }
-    allow_many_files(0);
+    let (stop, served) = prepare(process)?;
     let mut instance = match process.in_background {
         true => match running::claim_or_find(settings, handed_over.as_ref(), process.pid())? {
             Claim::Ours(instance) => instance,
@@ -177,9 +177,39 @@ fn run_logged(settings: &Settings, process: &Process) -> Result<u8, DaemonError>
     if let Some(listener) = handed_over {
         instance.hand_over(&settings.socket, listener);
     }
-    let end = serve::serve(settings, &mut instance, ready, &stop);
+    let end = serve::serve(settings, &mut instance, process.link.as_ref(), ready, &stop);
     // Before the last line: from that on another daemon can start.
     drop(instance);
+    conclude(process, end)
+}
+
+/// Goes on with the state of another process after the log has started.
+fn run_updated(settings: &Settings, process: &Process, update: HandedOver) -> Result<u8, DaemonError> {
+    let (stop, served) = prepare(process)?;
+    let ready = |threads| {
+        let _ = served.set(threads); // Set only here.
+    };
+    conclude(process, serve::resume(settings, update, process.link.as_ref(), ready, &stop))
+}
+
+/// Begins to handle signals and the end of the keeper, and returns what these request, and where they find the server.
+fn prepare(process: &Process) -> Result<(Stop, Arc<OnceLock<Arc<dyn Served>>>), DaemonError> {
+    let stop = Stop::default();
+    let served = Arc::<OnceLock<_>>::default();
+    let keeper = process.link.as_ref().map(Link::pid);
+    stop::take_signals(stop.clone(), Arc::clone(&served), keeper).map_err(|error| {
+        DaemonError::Other { what: "cannot register the signal handlers".into(), error }
+    })?;
+    if let Some(link) = &process.link {
+        link.stop_without_keeper(stop.clone())
+            .map_err(|error| DaemonError::Other { what: "cannot start a thread".into(), error })?;
+    }
+    allow_many_files(0);
+    Ok((stop, served))
+}
+
+/// Logs how the daemon ended, and returns the exit code.
+fn conclude(process: &Process, end: Result<(), DaemonError>) -> Result<u8, DaemonError> {
     match &end {
         Ok(()) => info!("stopped"),
         // Standard error may be closed by now.

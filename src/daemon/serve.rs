@@ -118,7 +118,7 @@ fn serve_clients(
         let (locks, sockets) = instance.save();
         (descriptor, migration.as_ref().map(AsRawFd::as_raw_fd), locks, sockets)
     };
-    let performer = Performer { host, link, process: &process };
+    let performer = Performer { host, stop, link, process: &process };
     ready(server.served());
     let served = loop {
         let served = listener.run(|client| {

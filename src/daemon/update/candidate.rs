@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::retry_on_intr;
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::{MARK, READ_TIME_MAX, UNDERSTANDS};
 use crate::host::inherited::set_inheritable;
@@ -132,6 +133,12 @@ impl Started {
         }
     }
 
+    /// Requests the stop of the process.
+    pub fn terminate(&self) {
+        // It may have ended already.
+        let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
+    }
+
     /// Lets the process live on.
     pub fn release(self) {
         std::mem::forget(self);
@@ -150,9 +157,7 @@ impl Drop for Started {
 fn contains(file: &mut File, wanted: &[u8]) -> io::Result<bool> {
     let mut block = Vec::with_capacity(BLOCK + wanted.len());
     loop {
-        let read = file.as_fd().try_clone_to_owned().map(File::from)?.take(BLOCK as u64);
-        let mut read = read;
-        if read.read_to_end(&mut block)? == 0 {
+        if file.take(BLOCK as u64).read_to_end(&mut block)? == 0 {
             return Ok(false);
         }
         if block.windows(wanted.len()).any(|window| window == wanted) {

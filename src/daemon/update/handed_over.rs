@@ -69,15 +69,15 @@ impl HandedOver {
     }
 
     /// Reads the state, restores its domains and nodes, and reports their numbers. Returns the exit code.
-    pub fn check(mut self, times: Times) -> u8 {
-        let checked = read(BufReader::new(self.state));
+    pub fn check(&self, times: Times) -> u8 {
+        let checked = read(BufReader::new(&self.state));
         let checked = checked.and_then(|state| state.check(registry(None), Arc::new(NoHost), times));
         let (line, code) = match checked {
             Ok(written) => (format!("{CHECKED}{}\n", numbers(&written)), 0),
             Err(error) => (format!("{FAILED}{error}\n"), 1),
         };
         // Nothing reads it if the other program has ended meanwhile.
-        let _ = self.report.write_all(line.as_bytes());
+        let _ = (&self.report).write_all(line.as_bytes());
         code
     }
 

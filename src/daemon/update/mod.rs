@@ -18,7 +18,7 @@ mod performer;
 
 use std::time::Duration;
 
-pub use handed_over::HandedOver;
+pub use handed_over::{HandedOver, Resumed};
 pub use performer::{Performer, Requests};
 
 /// Names the descriptors of an update in the environment of the new program: the state, the pipe for its report, and,

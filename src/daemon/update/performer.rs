@@ -16,6 +16,7 @@ use super::candidate::Candidate;
 use super::{CHECKED, FAILED, RESTORED, numbers};
 use crate::control::UpdateRequest;
 use crate::daemon::keeper::Link;
+use crate::daemon::stop::Stop;
 use crate::host::{Channels, Host};
 use crate::live_update::{SavedProcess, Written, write};
 use crate::log;
@@ -54,6 +55,8 @@ impl Requests {
 pub struct Performer<'a> {
     /// The host.
     pub host: Arc<dyn Host>,
+    /// The requested stop, which ends an update.
+    pub stop: &'a Stop,
     /// The keeper, without which a process cannot be replaced.
     pub link: Option<&'a Link>,
     /// The descriptors of the listening sockets, of the lock file and of the pid file, and the sockets' files.
@@ -166,6 +169,9 @@ impl Performer<'_> {
         if report != RESTORED {
             return Err(report.strip_prefix(FAILED).unwrap_or(&report).to_owned());
         }
+        if self.stop.is_requested() {
+            return Err("the daemon is stopping".into());
+        }
         // From here on the new program serves, and this one must not.
         let go = File::from(OwnedFd::from(start)).write_all(b"go");
         go.map_err(|error| format!("it has ended: {error}"))?;
@@ -173,6 +179,10 @@ impl Performer<'_> {
         if let Some(link) = self.link {
             // If this fails, the keeper has ended, and the new program stops, too.
             let _ = link.report_serving(started.pid());
+        }
+        // A signal that came meanwhile was meant for the daemon, whichever process it is.
+        if self.stop.is_requested() {
+            started.terminate();
         }
         started.release();
         info!("live update done, another process goes on");
