@@ -195,7 +195,7 @@ fn control_live_update_fails_with_a_message() {
     each_world(|world| {
         let output = fails(world, &["control", "live-update", "/bin/true"]);
         let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
-        assert!(said.contains("live update"), "{said}");
+        assert!(said.contains("--no-keeper"), "{said}");
         says(world, &["exists", "/tool"]);
     });
 }

@@ -123,9 +123,8 @@ fn start(served: &Arc<dyn Served>, dry_run: bool) -> Reply {
 
 /// Returns the reply of an update that leaves this program serving.
 fn perform(served: &dyn Served, prepared: Prepared, dry_run: bool) -> String {
-    let Some(performer) = served.state().live_update.performer.get() else {
-        return "this process cannot be updated".into();
-    };
+    // Clients are served a moment before it is set.
+    let performer = served.state().live_update.performer.wait();
     let (result, end) = bounded(1);
     let Prepared { program, options } = prepared;
     if !performer(UpdateRequest { program, options, dry_run, result }) {

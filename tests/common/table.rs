@@ -24,6 +24,7 @@ use xenstored::host::sim::Reason;
 use xenstored::types::Domid;
 
 use super::client::Reply;
+use super::daemon::updates_every;
 use super::wire::{ERRORS, op, show, type_named};
 use super::world::{Control, World};
 
@@ -54,8 +55,11 @@ pub fn run(world: &mut World, table: &str, place: &str) {
         world.client(&name);
     }
     let mut transactions = BTreeMap::new();
-    for row in &rows {
+    for (at, row) in rows.iter().enumerate() {
         let _here = Here { place, row };
+        if updates_every().is_some_and(|rows| at % rows == rows - 1) {
+            world.update();
+        }
         let result = run_row(world, &mut transactions, row);
         result.unwrap_or_else(|got| panic!("{place}:\n  {row}\n  got: {got}"));
     }

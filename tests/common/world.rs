@@ -226,6 +226,15 @@ impl World {
         value.parse().unwrap()
     }
 
+    /// Replaces the daemon by another process of the same program, which goes on with its state.
+    pub fn update(&mut self) {
+        let program = env!("CARGO_BIN_EXE_xenstored");
+        for words in [&format!("live-update -f {program}"), "live-update -s"] {
+            let reply = self.admin.control(words).map(|reply| show(&reply));
+            assert_eq!(reply.as_deref(), Ok("OK|"), "{words}");
+        }
+    }
+
     /// Runs the daemon's own check of its accounts and indices.
     pub fn check_store(&mut self) {
         let found = self.admin.control("check").map(|found| show(&found));

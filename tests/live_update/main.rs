@@ -1,5 +1,10 @@
-//! Domains of a live-update stream that Debian's C daemon wrote arrive in this store.
+//! Live updates: another process goes on with the state of this daemon; and domains of a live-update stream that
+//! Debian's C daemon wrote arrive in this store.
 
+#[path = "../common/mod.rs"]
+mod common;
+mod refused;
+mod replaced;
 #[path = "../world/mod.rs"]
 mod world;
 mod written;

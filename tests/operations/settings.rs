@@ -176,10 +176,13 @@ fn control_commands_write_their_files() {
 #[test]
 fn live_update_is_refused_clearly() {
     let mut world = World::new(Control::Socket, 1);
-    for words in ["live-update -f /bin/true", "live-update -s", "live-update -a"] {
+    // This daemon has no keeper.
+    world.admin.control("live-update -f /bin/true").unwrap();
+    for words in ["live-update -s -t 60", "live-update -s", "live-update -x", "live-update"] {
         let reply = world.admin.control(words);
         let refused = reply.as_ref().map_or(true, |text| text != b"OK\0" && text != b"BUSY\0");
         assert!(refused, "{words}: {reply:?}");
     }
+    assert_eq!(world.admin.control("live-update -a").as_deref(), Ok(&b"OK\0"[..]));
     world.admin.read("/tool").unwrap();
 }
