@@ -31,6 +31,8 @@ pub struct UpdateRequest {
 pub struct LiveUpdate {
     prepared: Mutex<Option<Prepared>>,
     performer: OnceLock<Performer>,
+    /// The numbers of the update by which this process began; empty without one.
+    result: Mutex<String>,
 }
 
 #[derive(Clone)]
@@ -43,6 +45,11 @@ struct Prepared {
 type Performer = Box<dyn Fn(UpdateRequest) -> bool + Send + Sync>;
 
 impl LiveUpdate {
+    /// Records the update by which this process began.
+    pub fn set_result(&self, numbers: String) {
+        *self.result.lock() = numbers;
+    }
+
     /// Sets the thread that performs updates, once.
     pub fn perform_with(&self, performer: Performer) {
         // Set only at the start of the daemon.
@@ -60,6 +67,8 @@ pub fn live_update(served: &Arc<dyn Served>, arguments: &[&[u8]]) -> Reply {
             *state.prepared.lock() = None;
             Reply::Now(ack())
         }
+        // The result of the last update, as the new program knows it.
+        [b"-r"] => Reply::Now(Ok(text(&state.result.lock()))),
         [b"-s", flags @ ..] => match dry_run(flags) {
             Some(dry_run) => start(served, dry_run),
             None => invalid(),

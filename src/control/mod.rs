@@ -124,7 +124,7 @@ static TABLE: [Row; 9] = [
     },
     Row {
         name: "live-update",
-        arguments: "-f <program>|-c <options>|-s [-n] [-t <s>] [-F]|-a",
+        arguments: "-f <program>|-c <options>|-s [-n] [-t <s>] [-F]|-a|-r",
         serve: live_update::live_update,
     },
     Row { name: "logfile", arguments: "<file>", serve: logfile },

@@ -78,13 +78,19 @@ impl LiveState {
         times: Times,
     ) -> Result<Written, ReadStateError> {
         let restoring = self.restore_nodes(registry, host, times)?;
+        // Counted in the store, as that is what was read.
+        Ok(Written { nodes: count_nodes(restoring.store()) as u64, ..self.numbers() })
+    }
+
+    /// Returns the numbers of what the state has.
+    pub fn numbers(&self) -> Written {
         let clients = self.state.clients.values();
-        Ok(Written {
-            nodes: count_nodes(restoring.store()) as u64,
+        Written {
+            nodes: self.state.nodes.len() as u64,
             clients: clients.len(),
             domains: self.live.server.domains.len(),
             transactions: clients.map(|client| client.transactions.len()).sum(),
-        })
+        }
     }
 
     fn restore_nodes(

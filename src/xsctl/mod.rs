@@ -10,6 +10,7 @@
 //!     import    files ---> IMPORT, INTRODUCE            introduce, quiesce, unquiesce, discard
 //!               all of them: client, daemon ---> link   report: a Line for each domain, a summary
 //!
+//!     upgrade   CONTROL live-update: the program, its options, the start, the result
 //!     control   words ---> CONTROL ---> the reply as text
 //!     inspect   Reader ---> a Record at a time ---> show ---> Line
 //!     diff      Reader ---> State, twice ---> facts ---> Line
@@ -61,6 +62,7 @@ mod survey;
 mod target;
 mod tunnel;
 mod unquiesce;
+mod upgrade;
 
 use std::ffi::OsString;
 use std::io::{self, BufWriter, IsTerminal, Write};
@@ -97,6 +99,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<Done, ToolEr
             let (mut a, mut b) = (Input::open(a)?, Input::open(b)?);
             written(|out| diff::diff(&mut a, &mut b, json, out))
         }
+        Command::Upgrade(how) => upgrade::run(&how),
         Command::Receive { socket } => tunnel::receive::run(options::socket(socket)),
         Command::Quiesce { common, domains } => {
             requests::each(&common.socket(), Each::Quiesce, &domains.domains, common.form())

@@ -12,6 +12,7 @@ use super::evacuate::spread::By;
 use super::export_files::Format;
 use super::pace;
 use super::report::Form;
+use super::upgrade::Upgrade;
 use crate::types::Domid;
 
 /// The directory in which C xenstored has its socket and clients look for it.
@@ -219,6 +220,8 @@ pub enum Command {
         #[arg(long, value_name = "PATH")]
         socket: Option<PathBuf>,
     },
+    /// Replace the program of the running daemon; its clients and domains go on
+    Upgrade(Upgrade),
     /// Send a command to the daemon, as xenstore-control does: check, quota, log, memreport, help, ...
     Control {
         /// Socket of the daemon [default: as for xenstored in the same environment]
@@ -264,6 +267,7 @@ impl Command {
             | Command::Quiesce { common, .. }
             | Command::Unquiesce { common, .. }
             | Command::Status { common, .. }
+            | Command::Upgrade(Upgrade { common, .. })
             | Command::Discard { common, .. } => Some(&mut common.socket),
             Command::Control { socket, .. } | Command::Receive { socket } => Some(socket),
             Command::Inspect { .. } | Command::Diff { .. } => None,

@@ -15,7 +15,7 @@ use crate::host::inherited::{Kind, take};
 use crate::host::sim::SimHost;
 use crate::host::xen::XenHost;
 use crate::host::{Channels, DomainState, Gfn, Host, Port, RingPage, SavedHost};
-use crate::live_update::{LiveState, SavedProcess, read};
+use crate::live_update::{LiveState, SavedProcess, Written, read};
 use crate::server::{Server, Times};
 use crate::types::Domid;
 
@@ -126,18 +126,23 @@ impl HandedOver {
         };
         let registry = registry(settings.priv_domid);
         let registry = if settings.keep_orphans { registry.keeping_orphans() } else { registry };
+        let written = state.numbers();
         let parts = state.restore(registry, Arc::clone(&host), times, handles, adopt);
         let parts = parts.map_err(|error| error.to_string())?;
         let sockets = sockets.into_iter().map(PathBuf::from).collect();
         Ok(move || {
-            let server = parts.start().map_err(|error| error.to_string())?;
+            // Just before: a client that asks has the result.
             let pause_us = now_ns().saturating_sub(paused_at) / 1000;
-            let census = server.census();
+            let result = format!("pause_us={pause_us} {}", numbers(&written));
+            parts.shared.control.live_update.set_result(result);
+            let server = parts.start().map_err(|error| error.to_string())?;
+            let Written { nodes, clients, domains, transactions } = written;
             tracing::info!(
                 pause_us,
-                domains = census.domains,
-                nodes = census.nodes,
-                clients = census.clients,
+                domains,
+                nodes,
+                clients,
+                transactions,
                 state = UNDERSTANDS,
                 "serving after a live update"
             );
