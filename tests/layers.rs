@@ -7,7 +7,7 @@ use std::path::Path;
 
 /// The layers that each layer may import besides itself. A layer is a folder, or a folder in one; a file without a
 /// layer fails.
-const LAYERS: [(&str, &[&str]); 20] = [
+const LAYERS: [(&str, &[&str]); 21] = [
     ("sync", &[]),
     ("types", &["sync"]),
     ("log", &["types", "sync"]),
@@ -51,12 +51,26 @@ const LAYERS: [(&str, &[&str]); 20] = [
             "sync",
         ],
     ),
+    (
+        "live_update",
+        &[
+            "server",
+            "migration/store",
+            "migration/stream",
+            "store",
+            "host",
+            "domain",
+            "types",
+            "sync",
+        ],
+    ),
     // The root module of these layers declares its folders, and imports nothing.
     ("migration", &[]),
     ("listener", &["types", "log", "sync"]),
     (
         "daemon",
         &[
+            "live_update",
             "migration/server",
             "server",
             "listener",

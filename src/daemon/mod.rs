@@ -184,7 +184,11 @@ fn run_logged(settings: &Settings, process: &Process) -> Result<u8, DaemonError>
 }
 
 /// Goes on with the state of another process after the log has started.
-fn run_updated(settings: &Settings, process: &Process, update: HandedOver) -> Result<u8, DaemonError> {
+fn run_updated(
+    settings: &Settings,
+    process: &Process,
+    update: HandedOver,
+) -> Result<u8, DaemonError> {
     let (stop, served) = prepare(process)?;
     let ready = |threads| {
         let _ = served.set(threads); // Set only here.

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use super::{Live, Written};
 use crate::domain::Registry;
 use crate::host::{Channels, Host};
 use crate::migration::store::imported_nodes;
 use crate::migration::stream::state::State;
 use crate::migration::stream::{ReadError, Reader};
-use super::{Live, Written};
 use crate::server::{Adopt, Parts, RestoreError, Restoring, Times};
 use crate::store::{Generations, ImportError, count_nodes, restore_nodes};
 

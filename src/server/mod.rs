@@ -49,13 +49,13 @@ pub use migration::move_request::{Expected, ImportEnd};
 pub use migration::owner_threads::OwnerThreads;
 #[doc(hidden)] // For tests/schedules.
 pub use migration::scatter_gather::{Joined, Part, parts};
+pub use pause::{PauseError, Paused};
 #[doc(hidden)]
 pub use reservations::{Claim, Reservations};
+pub use saved::{Adopt, RestoreError, Restoring, SavedServer};
 #[doc(hidden)]
 pub use shared_reservations::SharedReservations;
 #[doc(hidden)]
 pub use signal::Signal;
-pub use pause::{PauseError, Paused};
-pub use saved::{Adopt, RestoreError, Restoring, SavedServer};
 pub use standing::{Note, Standing};
 pub use workers::{Census, Parts, Server, Times};

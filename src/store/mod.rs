@@ -170,14 +170,16 @@ impl Store {
         reaper: Reaper,
         matcher: Matcher,
     ) -> Store {
-        let store = Store::empty(layout, registry, outlet, reaper, matcher);
+        let key = ReplyKey::random();
+        let store = Store::empty((layout, key), registry, outlet, reaper, matcher);
         plant::plant(&store);
         store
     }
 
-    /// Creates a store without any node, for [`restore_nodes`].
+    /// Creates a store without any node, for [`restore_nodes`], with the key of the store from which transactions are
+    /// restored.
     pub fn empty(
-        layout: Layout,
+        (layout, reply_key): (Layout, ReplyKey),
         registry: Arc<Registry>,
         outlet: Arc<dyn Outlet>,
         reaper: Reaper,
@@ -195,18 +197,13 @@ impl Store {
             reaper,
             inline_nodes_max: INLINE_NODES_MAX,
             long_path_bytes: LONG_PATH_BYTES,
-            reply_key: ReplyKey::random(),
+            reply_key,
         }
     }
 
     /// Returns the key of the replies that transactions keep as hashes.
     pub fn reply_key(&self) -> ReplyKey {
         self.reply_key
-    }
-
-    /// Sets the key of the hashed replies to that of the store from which transactions are restored.
-    pub fn set_reply_key(&mut self, key: ReplyKey) {
-        self.reply_key = key;
     }
 
     /// Returns whether the reaper has removals that are not settled yet.

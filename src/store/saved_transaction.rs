@@ -103,7 +103,8 @@ fn saved_verb(verb: &Verb<'_>, births: &Births) -> SavedVerb {
         Verb::Mkdir => SavedVerb::Mkdir,
         Verb::Rm => SavedVerb::Rm,
         Verb::SetPerms(perms) => {
-            let entry = |entry: Entry| SavedEntry(entry.access.letter(), entry.domid.0, entry.ignored);
+            let entry =
+                |entry: Entry| SavedEntry(entry.access.letter(), entry.domid.0, entry.ignored);
             SavedVerb::SetPerms(perms.lasting(births).map(entry).collect())
         }
     }

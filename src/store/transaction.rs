@@ -299,8 +299,8 @@ fn credit_removed(cx: &mut Context<'_>, change: &mut Change) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::alone::alone;
     use crate::store::Verb;
+    use crate::store::alone::alone;
     use crate::store::commit::Replay;
     use crate::types::{Layout, Subject};
 

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -59,7 +59,12 @@ impl Daemon {
 
     /// Starts the daemon with a keeper, so that it can be updated.
     pub fn start_with_keeper(shards: u16) -> Daemon {
-        let mut command = Command::new(program());
+        Daemon::start_program_with_keeper(Path::new(&program()), shards)
+    }
+
+    /// Starts the daemon from another path.
+    pub fn start_program_with_keeper(program: &Path, shards: u16) -> Daemon {
+        let mut command = Command::new(program);
         command.args(HOST).args(["--shards", &shards.to_string()]);
         Daemon::spawn(command)
     }

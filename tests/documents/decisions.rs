@@ -72,6 +72,11 @@ pub const DECISIONS: &[(&str, &str, Decision)] = &[
     ("docs/MIGRATION.md", "[[host]]", By("spread_plan_moves_all_domains_once")),
     ("docs/MIGRATION.md", "\"digest\": ", By("files_without_digests_are_read_with_a_warning")),
     ("docs/OPERATING.md", "--check-config", Run(wrong_configuration)),
+    (
+        "docs/OPERATING.md",
+        "xsctl upgrade --dry-run",
+        By("upgrade_replaces_the_program_and_says_what_it_carried"),
+    ),
     ("docs/PROTOCOL-EXTENSIONS.md", "quiesce <domid>...", By("control_quiesces_and_unquiesces")),
     ("docs/PROTOCOL-EXTENSIONS.md", "index=0", Run(list_of_watches)),
     ("docs/SIM.md", "printf", Run(guest_from_a_pipe)),

@@ -5,6 +5,7 @@
 mod common;
 mod refused;
 mod replaced;
+mod upgrade;
 #[path = "../world/mod.rs"]
 mod world;
 mod written;

@@ -43,7 +43,8 @@ fn program_that_cannot_go_on_is_refused_with_a_sentence() {
         bytes[18..20].copy_from_slice(&[2, 0]);
         file("other-machine", &bytes)
     };
-    let script = file("script", b"#!/bin/sh\n# xenstored live update, state of version 1\nexit 0\n");
+    let script =
+        file("script", b"#!/bin/sh\n# xenstored live update, state of version 1\nexit 0\n");
     let truncated = file("truncated", &bytes[..bytes.len() / 16]);
     let empty = file("empty", b"");
     world.guest(5).write("x", "1").unwrap();

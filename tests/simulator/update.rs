@@ -67,9 +67,9 @@ impl Simulation {
             .restore(registry, host, times(), self.host.adopt_channels(), adopt)
             .map_err(|error| error.to_string())?;
         let mut restored = Paused::of(&mut parts);
-        let mut renamed = restored.sessions().map(|it| {
-            (it.domid().0, format!("{}.{}", it.reply_to.thread, it.reply_to.id))
-        });
+        let mut renamed = restored
+            .sessions()
+            .map(|it| (it.domid().0, format!("{}.{}", it.reply_to.thread, it.reply_to.id)));
         let mut lost = Vec::new();
         let mut next = renamed.next();
         let mut connections = HashMap::new();

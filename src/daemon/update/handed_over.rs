@@ -71,7 +71,8 @@ impl HandedOver {
     /// Reads the state, restores its domains and nodes, and reports their numbers. Returns the exit code.
     pub fn check(&self, times: Times) -> u8 {
         let checked = read(BufReader::new(&self.state));
-        let checked = checked.and_then(|state| state.check(registry(None), Arc::new(NoHost), times));
+        let checked =
+            checked.and_then(|state| state.check(registry(None), Arc::new(NoHost), times));
         let (line, code) = match checked {
             Ok(written) => (format!("{CHECKED}{}\n", numbers(&written)), 0),
             Err(error) => (format!("{FAILED}{error}\n"), 1),
@@ -108,9 +109,11 @@ impl HandedOver {
         times: Times,
     ) -> Result<impl FnOnce() -> Result<Resumed, String> + use<>, String> {
         let text = |error: io::Error| error.to_string();
-        let state: LiveState = read(BufReader::new(&self.state)).map_err(|error| error.to_string())?;
+        let state: LiveState =
+            read(BufReader::new(&self.state)).map_err(|error| error.to_string())?;
         let process = state.live.process.clone().ok_or("the state is one to be checked only")?;
-        let SavedProcess { host, channels, listener, migration, locks, sockets, paused_at } = process;
+        let SavedProcess { host, channels, listener, migration, locks, sockets, paused_at } =
+            process;
         let (host, sim) = adopt_host(settings, host)?;
         let handles = channels.into_iter().map(|saved| host.adopt_channels(saved));
         let handles: Vec<Box<dyn Channels>> = handles.collect::<Result<_, _>>().map_err(text)?;

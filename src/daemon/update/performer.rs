@@ -207,7 +207,8 @@ fn in_memory(
     let text = |error: std::io::Error| format!("the state cannot be written: {error}");
     let state = memfd_create("xenstored-state", MemfdFlags::CLOEXEC);
     let state = state.map_err(|error| text(error.into()))?;
-    let (output, written) = write(std::io::BufWriter::with_capacity(1 << 20, state.into())).map_err(text)?;
+    let (output, written) =
+        write(std::io::BufWriter::with_capacity(1 << 20, state.into())).map_err(text)?;
     let state: OwnedFd = output.into_inner().map_err(|error| text(error.into_error()))?.into();
     seek(&state, SeekFrom::Start(0)).map_err(|error| text(error.into()))?;
     Ok((state, written))

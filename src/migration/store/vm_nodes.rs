@@ -3,9 +3,7 @@
 //! machine's subtree, so in that case the subtree is left out.
 
 use crate::store::{NodeArc, Store, Tree};
-use crate::types::{
-    Access, Domid, Entry, Path, PathBuf, PathSpace, partition_prefix,
-};
+use crate::types::{Access, Domid, Entry, Path, PathBuf, PathSpace, partition_prefix};
 
 /// The parent directory of the virtual machines' subtrees.
 const MACHINES: &[u8] = b"/vm/";

@@ -30,7 +30,8 @@ pub fn write_store<W: Write>(
     partitions.sort_unstable_by_key(|(root, _)| *root);
     let (workers, mut nodes) = (Workers::find(), 0);
     for some in partitions.chunks(PARTITIONS_AT_ONCE) {
-        let subtree = |&(root, node): &(&PathBuf, &NodeArc)| write_subtree(root, node, births, form);
+        let subtree =
+            |&(root, node): &(&PathBuf, &NodeArc)| write_subtree(root, node, births, form);
         for made in workers.map(some, subtree) {
             let invalid = |fault| io::Error::new(io::ErrorKind::InvalidInput, fault);
             let (records, count) = made.map_err(invalid)?;

@@ -3,8 +3,8 @@
 use serde_bytes::ByteBuf;
 
 use super::{
-    SavedBefore, SavedClient, SavedDomain, SavedLimits, SavedMark, SavedNote,
-    SavedRemainder, SavedSeen, SavedSettings, SavedState,
+    SavedBefore, SavedClient, SavedDomain, SavedLimits, SavedMark, SavedNote, SavedRemainder,
+    SavedSeen, SavedSettings, SavedState,
 };
 use crate::domain::{Domain, Limits, OwnSettings, Quota, Registry};
 use crate::migration::stream::state::Client;
@@ -91,9 +91,7 @@ fn save_state(store: &Store, state: &DomainState) -> SavedState {
             let (seen, before) = (seen(&imported.seen), before(&imported.before));
             SavedState::ArrivedIntroduced(seen, before, mark, *elsewhere)
         }
-        DomainState::Left(moved) => {
-            SavedState::Left(save_client(&moved.client), seen(&moved.seen))
-        }
+        DomainState::Left(moved) => SavedState::Left(save_client(&moved.client), seen(&moved.seen)),
     }
 }
 

@@ -174,4 +174,3 @@ enum SavedStream {
     HalfClosed,
     GivenUp,
 }
-

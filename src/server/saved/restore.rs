@@ -75,9 +75,7 @@ impl Restoring {
         let key = ReplyKey(saved.reply_key);
         let basis = Basis::new(saved.shards, registry, host, times, saved.marks_from, |parts| {
             let (layout, registry, outlet, reaper, matcher) = parts;
-            let mut store = Store::empty(layout, registry, outlet, reaper, matcher);
-            store.set_reply_key(key);
-            store
+            Store::empty((layout, key), registry, outlet, reaper, matcher)
         });
         let basis = basis.map_err(RestoreError::refused("cannot create the workers"))?;
         Ok(Restoring { basis })

@@ -65,9 +65,8 @@ pub fn save(
     };
     let births = core.registry().births();
     let transactions = session.transactions.iter();
-    let transactions: BTreeMap<_, _> = transactions
-        .map(|(&id, open)| (id, save_transaction(&open.transaction, births)))
-        .collect();
+    let transactions: BTreeMap<_, _> =
+        transactions.map(|(&id, open)| (id, save_transaction(&open.transaction, births))).collect();
     let saved = SavedSession {
         worker,
         ring,

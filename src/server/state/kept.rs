@@ -45,7 +45,16 @@ pub struct Before {
 /// Whether another host may have a quiesced domain too, so that UNQUIESCE serves it here only if forced. Ordered by
 /// certainty, since an export keeps the maximum.
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    serde::Deserialize,
 )]
 pub enum Elsewhere {
     /// As far as this daemon knows none has it.
