@@ -56,7 +56,7 @@ fn ring(criterion: &mut Criterion) {
     let file = memfd_create("ring", MemfdFlags::CLOEXEC).expect("a memory file");
     ftruncate(&file, PAGE_BYTES as u64).expect("room for a page");
     let page = RingPage::map(file.as_fd(), 0).expect("a page");
-    let mut ring = Ring::new(page.clone(), 1, 1);
+    let mut ring = Ring::new(page.clone(), 1, 1, None);
     let request = request();
     let reply = [0; HEADER_BYTES + 1];
     let len = u32::try_from(request.len()).expect("short");

@@ -151,7 +151,7 @@ impl Keeper<'_> {
         let (awake, waker) = UnixStream::pair()?;
         let handled = [SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1];
         // Before there is a process to forward signals to: none is lost.
-        let signals = SignalDelivery::with_pipe(awake, waker, SignalOnly::default(), handled)?;
+        let signals = SignalDelivery::with_pipe(awake, waker, SignalOnly, handled)?;
         // A successor of the serving process is not this process's child until its parent ends.
         set_child_subreaper(Some(getpid()))?;
         let (link, end) = io::pipe()?;

@@ -196,8 +196,11 @@ fn run_updated(
     conclude(process, serve::resume(settings, update, process.link.as_ref(), ready, &stop))
 }
 
+/// The server, for the thread that handles signals, once it serves.
+type Announced = Arc<OnceLock<Arc<dyn Served>>>;
+
 /// Begins to handle signals and the end of the keeper, and returns what these request, and where they find the server.
-fn prepare(process: &Process) -> Result<(Stop, Arc<OnceLock<Arc<dyn Served>>>), DaemonError> {
+fn prepare(process: &Process) -> Result<(Stop, Announced), DaemonError> {
     let stop = Stop::default();
     let served = Arc::<OnceLock<_>>::default();
     let keeper = process.link.as_ref().map(Link::pid);

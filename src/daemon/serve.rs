@@ -21,6 +21,7 @@ use crate::domain::{Limits, Registry};
 use crate::host::Host;
 use crate::host::xen::{StartError, XenHost};
 use crate::listener::Listener;
+use crate::live_update::SavedFiles;
 use crate::migration::server;
 use crate::server::{Server, Times};
 
@@ -114,11 +115,12 @@ fn serve_clients(
     stop_listener(stop, Arc::clone(&waker)).map_err(other("cannot start a thread"))?;
     let (updates, performer) = Requests::new(waker);
     server.served().state().live_update.perform_with(performer);
-    let process = || {
+    let files = || {
         let (locks, sockets) = instance.save();
-        (descriptor, migration.as_ref().map(AsRawFd::as_raw_fd), locks, sockets)
+        let migration = migration.as_ref().map(AsRawFd::as_raw_fd);
+        SavedFiles { listener: descriptor, migration, locks, sockets }
     };
-    let performer = Performer { host, stop, link, process: &process };
+    let performer = Performer { host, stop, link, files: &files };
     ready(server.served());
     let served = loop {
         let served = listener.run(|client| {

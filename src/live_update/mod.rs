@@ -40,6 +40,15 @@ pub struct SavedProcess {
     pub host: SavedHost,
     /// The event channel handles of the workers.
     pub channels: Vec<SavedChannels>,
+    /// Its sockets and lock files.
+    pub files: SavedFiles,
+    /// The time at which the last request was replied to, in nanoseconds of the monotonic clock.
+    pub paused_at: u64,
+}
+
+/// The sockets and lock files of the process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedFiles {
     /// The listening socket of clients.
     pub listener: RawFd,
     /// The listening migration socket, if there is one.
@@ -48,16 +57,14 @@ pub struct SavedProcess {
     pub locks: (RawFd, Option<RawFd>),
     /// The sockets' files, which the daemon removes at its end.
     pub sockets: Vec<String>,
-    /// The time at which the last request was replied to, in nanoseconds of the monotonic clock.
-    pub paused_at: u64,
 }
 
 impl SavedProcess {
     /// Returns the numbers of all descriptors that the process that goes on inherits, except those of clients.
     pub fn descriptors(&self) -> Vec<RawFd> {
         let channels = self.channels.iter().flat_map(SavedChannels::descriptors);
-        let others = [self.listener, self.locks.0].into_iter();
-        let host = self.host.descriptors().into_iter();
-        others.chain(self.migration).chain(self.locks.1).chain(host).chain(channels).collect()
+        let SavedFiles { listener, migration, locks, .. } = self.files;
+        let files = [listener, locks.0].into_iter().chain(migration).chain(locks.1);
+        files.chain(self.host.descriptors()).chain(channels).collect()
     }
 }

@@ -1,17 +1,15 @@
 //! From a stream to a server that goes on.
 
 use std::io::Read;
-use std::sync::Arc;
 
 use thiserror::Error;
 
 use super::{Live, Written};
-use crate::domain::Registry;
-use crate::host::{Channels, Host};
+use crate::host::Channels;
 use crate::migration::store::imported_nodes;
 use crate::migration::stream::state::State;
 use crate::migration::stream::{ReadError, Reader};
-use crate::server::{Adopt, Parts, RestoreError, Restoring, Times};
+use crate::server::{Adopt, Parts, RestoreError, Restoring, Setup};
 use crate::store::{Generations, ImportError, count_nodes, restore_nodes};
 
 /// A state that was read as a whole, and not used yet.
@@ -50,19 +48,18 @@ pub fn read(input: impl Read) -> Result<LiveState, ReadStateError> {
 
 impl LiveState {
     /// Restores the server, which then goes on once it is started. `channels` are the workers' event channel handles,
-    /// and `adopt` returns the sockets of clients. `registry` knows the control domain only.
+    /// and `adopt` returns the sockets of clients. The registry of `setup` knows the control domain
+    /// only.
     ///
     /// # Errors
     /// See [`ReadStateError`].
     pub fn restore(
         self,
-        registry: Registry,
-        host: Arc<dyn Host>,
-        times: Times,
+        setup: Setup,
         channels: Vec<Box<dyn Channels>>,
         adopt: &mut Adopt<'_>,
     ) -> Result<Parts, ReadStateError> {
-        let restoring = self.restore_nodes(registry, host, times)?;
+        let restoring = self.restore_nodes(setup)?;
         let clients = self.state.clients.into_values().collect();
         Ok(restoring.finish(&self.live.server, clients, channels, adopt)?)
     }
@@ -71,13 +68,8 @@ impl LiveState {
     ///
     /// # Errors
     /// See [`ReadStateError`].
-    pub fn check(
-        self,
-        registry: Registry,
-        host: Arc<dyn Host>,
-        times: Times,
-    ) -> Result<Written, ReadStateError> {
-        let restoring = self.restore_nodes(registry, host, times)?;
+    pub fn check(self, setup: Setup) -> Result<Written, ReadStateError> {
+        let restoring = self.restore_nodes(setup)?;
         // Counted in the store, as that is what was read.
         Ok(Written { nodes: count_nodes(restoring.store()) as u64, ..self.numbers() })
     }
@@ -93,13 +85,8 @@ impl LiveState {
         }
     }
 
-    fn restore_nodes(
-        &self,
-        registry: Registry,
-        host: Arc<dyn Host>,
-        times: Times,
-    ) -> Result<Restoring, ReadStateError> {
-        let restoring = Restoring::new(registry, host, times, &self.live.server)?;
+    fn restore_nodes(&self, setup: Setup) -> Result<Restoring, ReadStateError> {
+        let restoring = Restoring::new(setup, &self.live.server)?;
         let store = restoring.store();
         // Stamped with the present: entries apply to the domains that live now.
         let nodes = imported_nodes(&self.state.nodes, store.registry().now());

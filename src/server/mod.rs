@@ -58,4 +58,4 @@ pub use shared_reservations::SharedReservations;
 #[doc(hidden)]
 pub use signal::Signal;
 pub use standing::{Note, Standing};
-pub use workers::{Census, Parts, Server, Times};
+pub use workers::{Census, Parts, Server, Setup, Times};

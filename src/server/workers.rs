@@ -143,7 +143,8 @@ impl Parts {
         times: Times,
         adjust: impl FnOnce(&mut Store),
     ) -> io::Result<Parts> {
-        let basis = Basis::new(shards, registry, host, times, random_number(), |parts| {
+        let setup = Setup { registry, host, times };
+        let basis = Basis::new(shards, setup, random_number(), |parts| {
             let (layout, registry, outlet, reaper, matcher) = parts;
             let mut store = Store::new(layout, registry, outlet, reaper, matcher);
             adjust(&mut store);
@@ -181,6 +182,16 @@ impl Parts {
     }
 }
 
+/// What a server is created from.
+pub struct Setup {
+    /// The registry of domains.
+    pub registry: Registry,
+    /// The host.
+    pub host: Arc<dyn Host>,
+    /// The clock and the timeouts.
+    pub times: Times,
+}
+
 /// The parts of a store.
 pub type StoreParts = (Layout, Arc<Registry>, Arc<dyn Outlet>, Reaper, Matcher);
 
@@ -201,12 +212,11 @@ impl Basis {
     /// The system refuses polls.
     pub fn new(
         shards: u16,
-        registry: Registry,
-        host: Arc<dyn Host>,
-        times: Times,
+        setup: Setup,
         marks_from: u64,
         store: impl FnOnce(StoreParts) -> Store,
     ) -> io::Result<Basis> {
+        let Setup { registry, host, times } = setup;
         let layout = Layout::new(shards);
         let registry = Arc::new(registry);
         let control_domain = registry.get(Domid::CONTROL).ok_or(io::ErrorKind::NotFound)?;

@@ -11,7 +11,7 @@ use xenstored::live_update;
 use xenstored::migration::stream::state::State;
 use xenstored::migration::stream::{Connection, Node, Reader, Transport, Watch};
 use xenstored::server::stepped::Stepped;
-use xenstored::server::{Paused, SavedServer};
+use xenstored::server::{Paused, SavedServer, Setup};
 use xenstored::types::PathBuf;
 
 use crate::simulation::{SNAPSHOT_AGE_MAX, Simulation, now, times};
@@ -64,7 +64,7 @@ impl Simulation {
         let host = Arc::new(self.host.clone());
         let adopt = &mut |fd| Ok(sockets.remove(&fd).expect("each descriptor is taken once"));
         let mut parts = state
-            .restore(registry, host, times(), self.host.adopt_channels(), adopt)
+            .restore(Setup { registry, host, times: times() }, self.host.adopt_channels(), adopt)
             .map_err(|error| error.to_string())?;
         let mut restored = Paused::of(&mut parts);
         let mut renamed = restored

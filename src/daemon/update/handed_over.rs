@@ -15,8 +15,8 @@ use crate::host::inherited::{Kind, take};
 use crate::host::sim::SimHost;
 use crate::host::xen::XenHost;
 use crate::host::{Channels, DomainState, Gfn, Host, Port, RingPage, SavedHost};
-use crate::live_update::{LiveState, SavedProcess, Written, read};
-use crate::server::{Server, Times};
+use crate::live_update::{LiveState, SavedFiles, SavedProcess, Written, read};
+use crate::server::{Server, Setup, Times};
 use crate::types::Domid;
 
 /// The pipes and the state that this program was started with.
@@ -70,9 +70,8 @@ impl HandedOver {
 
     /// Reads the state, restores its domains and nodes, and reports their numbers. Returns the exit code.
     pub fn check(&self, times: Times) -> u8 {
-        let checked = read(BufReader::new(&self.state));
-        let checked =
-            checked.and_then(|state| state.check(registry(None), Arc::new(NoHost), times));
+        let setup = Setup { registry: registry(None), host: Arc::new(NoHost), times };
+        let checked = read(BufReader::new(&self.state)).and_then(|state| state.check(setup));
         let (line, code) = match checked {
             Ok(written) => (format!("{CHECKED}{}\n", numbers(&written)), 0),
             Err(error) => (format!("{FAILED}{error}\n"), 1),
@@ -112,9 +111,9 @@ impl HandedOver {
         let state: LiveState =
             read(BufReader::new(&self.state)).map_err(|error| error.to_string())?;
         let process = state.live.process.clone().ok_or("the state is one to be checked only")?;
-        let SavedProcess { host, channels, listener, migration, locks, sockets, paused_at } =
-            process;
-        let (host, sim) = adopt_host(settings, host)?;
+        let SavedProcess { host, channels, files, paused_at } = process;
+        let SavedFiles { listener, migration, locks, sockets } = files;
+        let AdoptedHost { host, sim } = adopt_host(settings, host)?;
         let handles = channels.into_iter().map(|saved| host.adopt_channels(saved));
         let handles: Vec<Box<dyn Channels>> = handles.collect::<Result<_, _>>().map_err(text)?;
         let socket = |number, kind| take(number, kind).map_err(text);
@@ -130,7 +129,8 @@ impl HandedOver {
         let registry = registry(settings.priv_domid);
         let registry = if settings.keep_orphans { registry.keeping_orphans() } else { registry };
         let written = state.numbers();
-        let parts = state.restore(registry, Arc::clone(&host), times, handles, adopt);
+        let setup = Setup { registry, host: Arc::clone(&host), times };
+        let parts = state.restore(setup, handles, adopt);
         let parts = parts.map_err(|error| error.to_string())?;
         let sockets = sockets.into_iter().map(PathBuf::from).collect();
         Ok(move || {
@@ -160,18 +160,21 @@ fn registry(privileged: Option<Domid>) -> Registry {
     Registry::new(Limits::defaults(), privileged)
 }
 
-fn adopt_host(
-    settings: &Settings,
-    saved: SavedHost,
-) -> Result<(Arc<dyn Host>, Option<Arc<SimHost>>), String> {
+/// A host, and the same as a simulated one if it is one.
+struct AdoptedHost {
+    host: Arc<dyn Host>,
+    sim: Option<Arc<SimHost>>,
+}
+
+fn adopt_host(settings: &Settings, saved: SavedHost) -> Result<AdoptedHost, String> {
     match (settings.host, &saved) {
         (HostKind::Sim, SavedHost::Sim(_)) => {
             let host = Arc::new(SimHost::adopt(saved).map_err(|error| error.to_string())?);
-            Ok((Arc::<SimHost>::clone(&host), Some(host)))
+            Ok(AdoptedHost { host: Arc::<SimHost>::clone(&host), sim: Some(host) })
         }
         (HostKind::Xen, SavedHost::Xen) => {
             let host = XenHost::adopt(&saved).map_err(|error| error.to_string())?;
-            Ok((Arc::new(host), None))
+            Ok(AdoptedHost { host: Arc::new(host), sim: None })
         }
         _ => Err("the state is of another kind of host (--host)".into()),
     }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use crate::control::UpdateRequest;
 use crate::daemon::keeper::Link;
 use crate::daemon::stop::Stop;
 use crate::host::{Channels, Host};
-use crate::live_update::{SavedProcess, Written, write};
+use crate::live_update::{SavedFiles, SavedProcess, Written, write};
 use crate::log;
 use crate::server::{Paused, Server};
 
@@ -59,8 +59,8 @@ pub struct Performer<'a> {
     pub stop: &'a Stop,
     /// The keeper, without which a process cannot be replaced.
     pub link: Option<&'a Link>,
-    /// The descriptors of the listening sockets, of the lock file and of the pid file, and the sockets' files.
-    pub process: &'a dyn Fn() -> (RawFd, Option<RawFd>, (RawFd, Option<RawFd>), Vec<String>),
+    /// Returns the daemon's sockets and lock files.
+    pub files: &'a dyn Fn() -> SavedFiles,
 }
 
 /// Why an update failed, for its client, and the server, which goes on.
@@ -149,14 +149,10 @@ impl Performer<'_> {
     ) -> Result<std::convert::Infallible, String> {
         let text = |error: std::io::Error| error.to_string();
         let channels = paused.channels().map(Channels::save).collect::<Result<_, _>>();
-        let (listener, migration, locks, sockets) = (self.process)();
         let process = SavedProcess {
             host: self.host.save().map_err(text)?,
             channels: channels.map_err(text)?,
-            listener,
-            migration,
-            locks,
-            sockets,
+            files: (self.files)(),
             paused_at: now_ns(),
         };
         let mut inherited = process.descriptors();

@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use super::domains::{Restored, restore_limits};
 use super::{SavedServer, SavedSession, sessions};
-use crate::domain::{Domain, Registry};
+use crate::domain::Domain;
 use crate::host::{Channels, Host, Port};
 use crate::migration::stream::Transport as SentBy;
 use crate::migration::stream::state::Client;
@@ -17,7 +17,7 @@ use crate::server::session::Kind;
 use crate::server::worker::Worker;
 use crate::server::worker::connection::Connection;
 use crate::server::worker::rings::ring_kind;
-use crate::server::workers::{Basis, Parts, Times};
+use crate::server::workers::{Basis, Parts, Setup};
 use crate::store::{Caller, ReplyKey, Store};
 use crate::sync::{Arc, Ordering};
 use crate::transport::{Ring, Transport};
@@ -55,16 +55,13 @@ pub struct Restoring {
 }
 
 impl Restoring {
-    /// Creates a server that knows the domains of `saved`. `registry` knows the control domain only.
+    /// Creates a server that knows the domains of `saved`. The registry of `setup` knows the control
+    /// domain only.
     ///
     /// # Errors
     /// See [`RestoreError`].
-    pub fn new(
-        registry: Registry,
-        host: Arc<dyn Host>,
-        times: Times,
-        saved: &SavedServer,
-    ) -> Result<Restoring, RestoreError> {
+    pub fn new(setup: Setup, saved: &SavedServer) -> Result<Restoring, RestoreError> {
+        let registry = &setup.registry;
         restore_limits(registry.defaults(), &saved.defaults);
         for domain in &saved.domains {
             let domid = Domid(domain.domid);
@@ -73,7 +70,7 @@ impl Restoring {
             }
         }
         let key = ReplyKey(saved.reply_key);
-        let basis = Basis::new(saved.shards, registry, host, times, saved.marks_from, |parts| {
+        let basis = Basis::new(saved.shards, setup, saved.marks_from, |parts| {
             let (layout, registry, outlet, reaper, matcher) = parts;
             Store::empty((layout, key), registry, outlet, reaper, matcher)
         });

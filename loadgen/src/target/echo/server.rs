@@ -188,7 +188,7 @@ impl Thread {
         let page = self.host.map_ring(domid, None)?;
         let port = self.channels.bind_interdomain(domid, remote)?;
         let number = RING | u32::from(domid.0);
-        let line = Line::new(Transport::Ring(Ring::new(page, port, remote)));
+        let line = Line::new(Transport::Ring(Ring::new(page, port, remote, None)));
         *self.slot(number) = Some(Box::new(line));
         self.ports.insert(port, number);
         // Requests written earlier have sent no notification here.
