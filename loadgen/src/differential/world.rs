@@ -62,7 +62,7 @@ fn options(target: &Target) -> Options {
     let config = "quota-maxentity = 12\nquota-maxwatch = 4\nquota-transaction = 1\n\
                   quota-path-max = 2048\nquota-maxsize = 2048\n\
                   conflict-burst-limit = 1000000.0\n";
-    Options { shards: Some(2), arguments, config: config.to_owned() }
+    Options { shards: Some(2), keeper: false, arguments, config: config.to_owned() }
 }
 
 impl World {

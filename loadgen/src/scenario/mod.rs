@@ -25,6 +25,7 @@ mod runner;
 mod shards;
 mod soak;
 mod transactions;
+mod update;
 mod vchan;
 mod walk;
 mod xsbench;
@@ -135,6 +136,7 @@ pub fn all() -> Vec<Box<dyn Scenario>> {
     all.push(Box::new(walk::Walk));
     all.push(Box::new(memory::Memory));
     all.push(Box::new(migrate::Migrate));
+    all.push(Box::new(update::Update));
     all.push(Box::new(shards::Shards));
     all.push(Box::new(soak::Soak));
     all

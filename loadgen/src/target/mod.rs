@@ -63,6 +63,8 @@ pub enum Target {
 pub struct Options {
     /// Number of threads of our daemon or of the echo server; the server's own default if `None`.
     pub shards: Option<u16>,
+    /// Whether our daemon has a keeper, so that it can be updated.
+    pub keeper: bool,
     /// Additional arguments of the daemon, in its own syntax.
     pub arguments: Vec<String>,
     /// Additional lines of oxenstored's configuration file; other daemons ignore them.

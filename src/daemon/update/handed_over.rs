@@ -7,6 +7,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use rustix::thread::set_name;
+
 use super::performer::now_ns;
 use super::{CHECKED, FAILED, MARK, RESTORED, UNDERSTANDS, numbers};
 use crate::daemon::settings::{HostKind, Settings};
@@ -86,6 +88,8 @@ impl HandedOver {
     /// # Errors
     /// A sentence, which the other program has, too: it goes on.
     pub fn resume(mut self, settings: &Settings, times: Times) -> Result<Resumed, String> {
+        // It was started by descriptor, whose number would be the process's name.
+        let _ = set_name(c"xenstored");
         let prepared = self.prepare(settings, times);
         let line = match &prepared {
             Ok(_) => format!("{RESTORED}\n"),
