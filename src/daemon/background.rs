@@ -78,7 +78,11 @@ pub(super) fn report_ready(pid: u32) -> io::Result<()> {
     let mut pipe = io::stdout();
     writeln!(pipe, "{pid}")?;
     pipe.flush()?;
-    // Only now: until here standard error is where a failed start reports why.
+    leave_terminal()
+}
+
+/// Closes the standard streams: until the daemon serves, standard error is where a failed start reports why.
+pub(super) fn leave_terminal() -> io::Result<()> {
     let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
     dup2_stdin(&null)?;
     dup2_stdout(&null)?;

@@ -52,6 +52,9 @@ pub(super) struct Options {
     /// Stay in the foreground
     #[arg(short = 'N', long)]
     no_fork: bool,
+    /// Serve in the process that is started, without a keeper
+    #[arg(long)]
+    no_keeper: bool,
     /// Write the process id to this file
     #[arg(short = 'F', long, value_name = "FILE")]
     pid_file: Option<PathBuf>,
@@ -246,6 +249,7 @@ impl Options {
             keep_orphans: self.keep_orphans,
             pid_file: self.pid_file,
             foreground: self.no_fork.then_some(true),
+            keeper: self.no_keeper.then_some(false),
             print_pid: self.output_pid,
             log_file: self.trace_file,
             log_level: None,

@@ -84,6 +84,7 @@ struct File {
     sim_socket: Option<PathBuf>,
     pid_file: Option<PathBuf>,
     foreground: Option<bool>,
+    keeper: Option<bool>,
     master_domid: Option<u16>,
     priv_domid: Option<u16>,
     log: Log,
@@ -217,6 +218,7 @@ impl File {
             keep_orphans: false,
             pid_file: self.pid_file,
             foreground: self.foreground,
+            keeper: self.keeper,
             print_pid: false,
             log_file: self.log.file,
             log_level: self.log.level.map(LevelFilter::from),
@@ -273,6 +275,7 @@ mod tests {
             sim_socket: Some(_),
             pid_file: Some(_),
             foreground: Some(_),
+            keeper: Some(_),
             master_domid: Some(_),
             priv_domid: Some(_),
             log: Log { file: Some(_), level: Some(_), switches: Some(_) },
@@ -311,7 +314,7 @@ mod tests {
     #[test]
     fn every_config_key_takes_effect() {
         let text = "host = \"sim\"\nshards = 3\nsocket = \"/s\"\nsim-socket = \"/t\"\n\
-                    pid-file = \"/p\"\nforeground = true\nmaster-domid = 1\npriv-domid = 2\n\
+                    pid-file = \"/p\"\nforeground = true\nkeeper = false\nmaster-domid = 1\npriv-domid = 2\n\
                     [log]\nfile = \"/l\"\nlevel = \"warning\"\nswitches = [\"-io\", \"+tdb\"]\n\
                     [quotas]\nnodes = 5\nquota-maxwatch = 6\n[soft-quotas]\nmemory = 7\n\
                     [timeouts]\nwatch-event = 8\nring-scan-interval = 9\n";
@@ -323,6 +326,7 @@ mod tests {
             sim_socket: Some("/t".into()),
             pid_file: Some("/p".into()),
             foreground: Some(true),
+            keeper: Some(false),
             print_pid: false,
             master_domid: Some(1),
             keep_orphans: false,

@@ -47,6 +47,7 @@ pub(super) struct ConfigLayer {
     pub keep_orphans: bool,
     pub pid_file: Option<PathBuf>,
     pub foreground: Option<bool>,
+    pub keeper: Option<bool>,
     pub print_pid: bool,
     pub log_file: Option<PathBuf>,
     pub log_level: Option<LevelFilter>,
@@ -118,6 +119,7 @@ impl ConfigLayer {
             keep_orphans: self.keep_orphans || under.keep_orphans,
             pid_file: self.pid_file.or(under.pid_file),
             foreground: self.foreground.or(under.foreground),
+            keeper: self.keeper.or(under.keeper),
             print_pid: self.print_pid || under.print_pid,
             log_file: self.log_file.or(under.log_file),
             log_level: self.log_level.or(under.log_level),
@@ -173,6 +175,7 @@ impl ConfigLayer {
             keep_orphans: self.keep_orphans,
             pid_file: self.pid_file.map(absolute).transpose()?,
             foreground,
+            keeper: self.keeper.unwrap_or(true),
             print_pid: self.print_pid,
             welcome: self.host.is_none() && host == HostKind::Sim,
             log: log::Settings {

@@ -62,6 +62,12 @@ pub enum DaemonError {
     /// This machine is not a host that the daemon can serve.
     #[error(transparent)]
     Xen(#[from] StartError),
+    /// A signal ended the serving process, which its keeper reports.
+    #[error("the serving process was ended by signal {signal}")]
+    Killed {
+        /// The signal.
+        signal: i32,
+    },
     /// Any other error.
     #[error("{what}: {error}")]
     Other {
@@ -87,6 +93,8 @@ impl DaemonError {
             DaemonError::Xen(StartError::Taken) => 3,
             DaemonError::Xen(StartError::Permission { .. }) => 4,
             DaemonError::Host(_) | DaemonError::Xen(_) => 8,
+            // As in a shell.
+            DaemonError::Killed { signal } => 128 | u8::try_from(*signal).unwrap_or(0),
         }
     }
 

@@ -30,9 +30,11 @@ impl Instance {
     /// Claims the resources that the settings name. Only removes stale sockets; that of the simulated host belongs to
     /// the host, which may be another daemon's.
     /// A client socket that was passed by the service manager belongs to it and is left alone.
+    /// `pid` is the process that others know as the daemon.
     pub(super) fn claim(
         settings: &Settings,
         handed_over: Option<&UnixListener>,
+        pid: u32,
     ) -> Result<Instance, DaemonError> {
         let migration = migration_path(&settings.socket);
         let sockets: Vec<&PathBuf> = [&settings.socket].into_iter().chain(&migration).collect();
@@ -47,7 +49,7 @@ impl Instance {
             make_directory(&settings.socket)?;
         }
         // Named after the socket, so that daemons with different sockets run at the same time.
-        let lock = lock(&lock_path(&settings.socket), &running::lock_text(settings))?;
+        let lock = lock(&lock_path(&settings.socket), &running::lock_text(settings, pid))?;
         // The lock is taken before the pid file is touched: that file may belong to a daemon of another socket, which
         // has another lock.
         let is_made = |socket: &&PathBuf| handed_over.is_none() || **socket != settings.socket;
@@ -58,7 +60,7 @@ impl Instance {
         let (sockets, handed_over) = (Vec::new(), None);
         let mut instance = Instance { sockets, pid_file: None, handed_over, _lock: lock };
         if let Some(path) = &settings.pid_file {
-            instance.pid_file = Some((path.clone(), claim_pid_file(path)?));
+            instance.pid_file = Some((path.clone(), claim_pid_file(path, pid)?));
         }
         Ok(instance)
     }
@@ -150,8 +152,8 @@ fn lock(path: &Path, text: &str) -> Result<File, DaemonError> {
 }
 
 /// Locks and writes the pid file, which is world-readable.
-fn claim_pid_file(path: &Path) -> Result<File, DaemonError> {
-    let file = lock(path, &format!("{}\n", std::process::id()))?;
+fn claim_pid_file(path: &Path, pid: u32) -> Result<File, DaemonError> {
+    let file = lock(path, &format!("{pid}\n"))?;
     file.set_permissions(Permissions::from_mode(0o644))
         .map_err(|e| DaemonError::of_path(path, e))?;
     Ok(file)

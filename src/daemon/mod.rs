@@ -10,6 +10,7 @@ mod config;
 mod config_layer;
 mod error;
 mod instance;
+mod keeper;
 mod notify;
 mod oxenstored;
 mod running;
@@ -20,6 +21,7 @@ mod stop;
 mod welcome;
 
 use std::ffi::OsString;
+use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -36,10 +38,13 @@ pub use stop::Stop;
 use cli::{Command, Options, SimCommand};
 use config_layer::Environment;
 use instance::Instance;
+use keeper::Link;
 use running::{Claim, Running};
 
 /// Timeout of the log flush at a stop: the log's destination may be stuck.
 const FLUSH_TIME_MAX: Duration = Duration::from_secs(1);
+
+const NO_PARENT: &str = "cannot notify the parent process that the daemon is ready";
 
 /// The action that a command line selects.
 #[derive(Debug)]
@@ -100,49 +105,74 @@ pub fn run_sim_host(settings: &HostSettings) -> Result<u8, DaemonError> {
 }
 
 /// Runs the daemon until it is asked to stop and returns the exit code. For a start in the background, returns once the
-/// background process serves.
+/// background process serves. Unless the settings say otherwise, the process becomes the keeper of another one that
+/// serves.
 ///
 /// # Errors
 /// The daemon cannot start or cannot continue.
 pub fn run(settings: &Settings) -> Result<u8, DaemonError> {
-    let second = !settings.foreground && background::is_second();
-    if !settings.foreground && !second {
-        return background::start_second(settings.print_pid);
-    }
-    if second {
-        background::detach()?;
+    let process = Process { in_background: !settings.foreground, link: Link::detect()? };
+    if process.link.is_none() {
+        let second = process.in_background && background::is_second();
+        if process.in_background && !second {
+            return background::start_second(settings.print_pid);
+        }
+        if settings.keeper {
+            return keeper::keep(settings, second);
+        }
+        if second {
+            background::detach()?;
+        }
     }
     // Files are private by default; those that others may read are given wider modes explicitly.
     umask(Mode::RWXG | Mode::RWXO);
     start_log(settings)?;
-    let done = run_logged(settings, second);
+    let done = run_logged(settings, &process);
     // The writer's thread ends with the process.
     log::flush(FLUSH_TIME_MAX);
     done
 }
 
+/// The serving process, as the processes around it see it.
+struct Process {
+    in_background: bool,
+    /// `None` if this process has no keeper.
+    link: Option<Link>,
+}
+
+impl Process {
+    /// Returns the id of the process that others know as the daemon.
+    fn pid(&self) -> u32 {
+        self.link.as_ref().map_or_else(std::process::id, Link::pid)
+    }
+}
+
 /// Runs the daemon after the log has started.
-fn run_logged(settings: &Settings, second: bool) -> Result<u8, DaemonError> {
+fn run_logged(settings: &Settings, process: &Process) -> Result<u8, DaemonError> {
     let handed_over = activation::take(&settings.socket)?;
     // From here on SIGTERM ends the daemon in order, so sockets and pid file that are claimed are also removed.
     let stop = Stop::default();
     let served = Arc::<OnceLock<_>>::default();
-    stop::take_signals(stop.clone(), Arc::clone(&served)).map_err(|error| DaemonError::Other {
-        what: "cannot register the signal handlers".into(),
-        error,
+    let keeper = process.link.as_ref().map(Link::pid);
+    stop::take_signals(stop.clone(), Arc::clone(&served), keeper).map_err(|error| {
+        DaemonError::Other { what: "cannot register the signal handlers".into(), error }
     })?;
+    if let Some(link) = &process.link {
+        link.stop_without_keeper(stop.clone())
+            .map_err(|error| DaemonError::Other { what: "cannot start a thread".into(), error })?;
+    }
     allow_many_files(0);
-    let mut instance = match second {
-        true => match running::claim_or_find(settings, handed_over.as_ref())? {
+    let mut instance = match process.in_background {
+        true => match running::claim_or_find(settings, handed_over.as_ref(), process.pid())? {
             Claim::Ours(instance) => instance,
             Claim::Served(running) => return Ok(is_served(&running, settings)),
         },
         // In the foreground a second start fails: its caller wants this process to be the daemon.
-        false => Instance::claim(settings, handed_over.as_ref())?,
+        false => Instance::claim(settings, handed_over.as_ref(), process.pid())?,
     };
     let ready = |threads| {
         let _ = served.set(threads); // Set only here.
-        announce(settings, second);
+        announce(settings, process);
     };
     if let Some(listener) = handed_over {
         instance.hand_over(&settings.socket, listener);
@@ -152,7 +182,8 @@ fn run_logged(settings: &Settings, second: bool) -> Result<u8, DaemonError> {
     drop(instance);
     match &end {
         Ok(()) => info!("stopped"),
-        Err(failure) if second => error!("{failure}"), // Standard error may be closed by now.
+        // Standard error may be closed by now.
+        Err(failure) if process.in_background => error!("{failure}"),
         Err(_) => {}
     }
     end.map(|()| 0)
@@ -163,7 +194,9 @@ fn is_served(running: &Running, settings: &Settings) -> u8 {
     let sentence = running.sentence(settings);
     info!("not started: {sentence}");
     eprintln!("xenstored: {sentence}");
-    report_ready(running.pid);
+    if let Err(error) = background::report_ready(running.pid) {
+        warn!(%error, "{NO_PARENT}");
+    }
     0
 }
 
@@ -179,29 +212,49 @@ fn start_log(settings: &Settings) -> Result<(), DaemonError> {
     Ok(())
 }
 
-/// Reports to the first process and the service manager that the daemon serves.
-fn announce(settings: &Settings, second: bool) {
+/// Reports that this process serves: to its keeper, which reports it further, or without one to the service manager and
+/// to the first process of a background start.
+fn announce(settings: &Settings, process: &Process) {
     let socket = settings.socket.display();
     info!(host = ?settings.host, shards = settings.shards, %socket, "serving");
-    // In the background this is not the process that the service manager started, hence MAINPID.
-    let pid = std::process::id();
-    // After the sockets listen: units that are ordered after this one connect at once.
-    if let Err(error) = notify::notify(&format!("READY=1\nMAINPID={pid}\n")) {
-        warn!(%error, "cannot notify the service manager that the daemon is ready");
-    }
-    if second {
-        report_ready(pid);
-    } else if settings.print_pid {
-        println!("{pid}");
+    match &process.link {
+        Some(link) => {
+            // If this fails, the keeper has ended, and this process stops.
+            let _ = link.report_serving(std::process::id());
+            if process.in_background
+                && let Err(error) = background::leave_terminal()
+            {
+                warn!(%error, "cannot close the standard streams");
+            }
+        }
+        None => report_ready(settings, process.in_background, |what, error| {
+            warn!(%error, "{what}");
+        }),
     }
     if settings.welcome {
         eprint!("{}", welcome::text(settings));
     }
 }
 
-fn report_ready(pid: u32) {
-    if let Err(error) = background::report_ready(pid) {
-        warn!(%error, "cannot notify the parent process that the daemon is ready");
+/// Reports that the daemon whose known process is this one serves: to the service manager, and to the first process of a
+/// background start or, with the option `-P`, on the standard output. Calls `failed` with what failed.
+fn report_ready(
+    settings: &Settings,
+    in_background: bool,
+    mut failed: impl FnMut(&'static str, io::Error),
+) {
+    let pid = std::process::id();
+    // After the sockets listen: units that are ordered after this one connect at once. In the background this is not the
+    // process that the service manager started, hence MAINPID.
+    if let Err(error) = notify::notify(&format!("READY=1\nMAINPID={pid}\n")) {
+        failed("cannot notify the service manager that the daemon is ready", error);
+    }
+    if !in_background {
+        if settings.print_pid {
+            println!("{pid}");
+        }
+    } else if let Err(error) = background::report_ready(pid) {
+        failed(NO_PARENT, error);
     }
 }
 

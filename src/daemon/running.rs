@@ -54,11 +54,12 @@ pub(super) enum Claim {
 pub(super) fn claim_or_find(
     settings: &Settings,
     handed_over: Option<&UnixListener>,
+    pid: u32,
 ) -> Result<Claim, DaemonError> {
     // Waits, since a daemon that was started a moment ago has the lock before it serves.
     let deadline = Instant::now() + STARTING;
     loop {
-        match Instance::claim(settings, handed_over) {
+        match Instance::claim(settings, handed_over, pid) {
             Err(failure @ DaemonError::Running { .. }) => {
                 if let Some(running) = Running::find(settings) {
                     return Ok(Claim::Served(running));
@@ -74,8 +75,8 @@ pub(super) fn claim_or_find(
 }
 
 /// Returns the text of a lock file: process id, version, options.
-pub(super) fn lock_text(settings: &Settings) -> String {
-    let mut text = format!("{}\nversion {VERSION}\n", std::process::id());
+pub(super) fn lock_text(settings: &Settings, pid: u32) -> String {
+    let mut text = format!("{pid}\nversion {VERSION}\n");
     for (name, value) in options(settings) {
         text.push_str(&format!("option {name}={value}\n"));
     }
@@ -233,8 +234,8 @@ mod tests {
             limits: vec![(Quota::Nodes, 7)],
             ..ConfigLayer::default()
         });
-        let running = Running::parse(&lock_text(&written)).unwrap();
-        assert_eq!(running.pid, std::process::id());
+        let running = Running::parse(&lock_text(&written, 123)).unwrap();
+        assert_eq!(running.pid, 123);
         assert_eq!(running.version.as_deref(), Some(VERSION));
         assert!(running.differing(&written).is_empty());
         assert_eq!(running.options.len(), options(&written).len());

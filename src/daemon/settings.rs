@@ -48,6 +48,8 @@ pub struct Settings {
     pub pid_file: Option<PathBuf>,
     /// Whether to stay in the foreground.
     pub foreground: bool,
+    /// Whether a keeper starts the serving process and waits for it.
+    pub keeper: bool,
     /// Whether to print the process id once the daemon serves.
     pub print_pid: bool,
     /// Whether to print an introduction for new users: the host is simulated only because there is no Xen, not because

@@ -14,6 +14,7 @@ use super::error::{DaemonError, SOCKET_PATH_MAX};
 use super::instance::make_directory;
 use super::settings::{HostAction, HostSettings};
 use super::stop;
+use crate::host::Host;
 use crate::host::sim::{Lifetime, SimClient, SimHost, SimServer, Status};
 use crate::types::Domid;
 
@@ -122,6 +123,7 @@ fn sentence(socket: &Path, status: &Status) -> String {
 pub(super) struct Connection {
     host: Arc<SimHost>,
     socket: PathBuf,
+    stop: stop::Stop,
 }
 
 impl Connection {
@@ -152,16 +154,16 @@ impl Connection {
                 "simulated host found; the store is empty, and a guest is served again once it is introduced"
             ),
         }
-        let (end, stop) = (host.end(), stop.clone());
+        let (end, ended) = (host.end(), stop.clone());
         let watch = move || {
             end();
-            stop.request();
+            ended.request();
         };
         thread::Builder::new()
             .name("sim-host".into())
             .spawn(watch)
             .map_err(|error| DaemonError::Other { what: "cannot start a thread".into(), error })?;
-        Ok(Connection { host: Arc::new(host), socket: socket.to_path_buf() })
+        Ok(Connection { host: Arc::new(host), socket: socket.to_path_buf(), stop: stop.clone() })
     }
 
     /// Returns the host.
@@ -183,6 +185,9 @@ impl Drop for Connection {
     fn drop(&mut self) {
         if self.host.has_ended() {
             return;
+        }
+        if self.stop.is_abandoned() {
+            self.host.let_go();
         }
         if let Err(error) = self.host.leave() {
             warn!(%error, socket = %self.socket.display(), "cannot take leave of the simulated host");

@@ -1,14 +1,17 @@
 //! Stop requests and signal handling.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
-use signal_hook::iterator::Signals;
+use signal_hook::iterator::SignalsInfo;
+use signal_hook::iterator::exfiltrator::WithOrigin;
 use signal_hook::low_level;
+use signal_hook::low_level::siginfo::Origin;
 use tracing::{info, warn};
 
 use crate::control::{self, Served};
@@ -25,6 +28,7 @@ pub struct Stop(Arc<Inner>);
 struct Inner {
     requested: Mutex<bool>,
     changed: Condvar,
+    abandoned: AtomicBool,
 }
 
 impl Stop {
@@ -33,6 +37,18 @@ impl Stop {
         let before = std::mem::replace(&mut *self.0.requested.lock(), true);
         self.0.changed.notify_all();
         !before
+    }
+
+    /// Requests the stop because the keeper has ended, which counts as a crash: the next daemon finds the simulated host
+    /// with its guests.
+    pub(super) fn abandon(&self) {
+        self.0.abandoned.store(true, Ordering::Release);
+        self.request();
+    }
+
+    /// Returns whether the daemon stops because its keeper has ended.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.0.abandoned.load(Ordering::Acquire)
     }
 
     /// Blocks until a stop is requested.
@@ -45,15 +61,22 @@ impl Stop {
 /// Handles signals in a new thread. SIGTERM and SIGINT request the stop; the second one ends the process at once.
 /// SIGHUP reopens the log. SIGUSR1 logs a report about the server in `served` (oxenstored writes its tree to a file
 /// instead). The Rust runtime ignores SIGPIPE before `main`. `served` is empty until the server is ready, since signals
-/// are handled before it exists.
+/// are handled before it exists. `keeper` is the process id of the keeper, if there is one.
 ///
 /// # Errors
 /// The system refuses the handlers or the thread.
-pub(super) fn take_signals(stop: Stop, served: Arc<OnceLock<Arc<dyn Served>>>) -> io::Result<()> {
-    let mut signals = Signals::new([SIGHUP, SIGTERM, SIGINT, SIGUSR1])?;
+pub(super) fn take_signals(
+    stop: Stop,
+    served: Arc<OnceLock<Arc<dyn Served>>>,
+    keeper: Option<u32>,
+) -> io::Result<()> {
+    let handled = [SIGHUP, SIGTERM, SIGINT, SIGUSR1];
+    let mut signals = SignalsInfo::<WithOrigin>::new(handled)?;
     // The handlers themselves only wake this thread, which may then lock and allocate; a handler must not.
     let take = move || {
-        for signal in signals.forever() {
+        let mut seen = Seen::default();
+        for Origin { signal, process, .. } in &mut signals {
+            let sender = process.map(|process| process.pid.unsigned_abs());
             match signal {
                 SIGHUP => log::reopen(),
                 SIGUSR1 => match served.get().map(control::log_report) {
@@ -61,6 +84,7 @@ pub(super) fn take_signals(stop: Stop, served: Arc<OnceLock<Arc<dyn Served>>>) -
                     Some(Err(errno)) => warn!(%errno, "report not written, another command runs"),
                     None => warn!("report not written, the daemon is not ready"),
                 },
+                _ if seen.is_echo(sender.is_some() && sender == keeper, stop.is_abandoned()) => {}
                 _ if stop.request() => info!("stopping on signal {signal}"),
                 _ => {
                     warn!("second stop signal, exiting immediately");
@@ -73,6 +97,26 @@ pub(super) fn take_signals(stop: Stop, served: Arc<OnceLock<Arc<dyn Served>>>) -
         }
     };
     thread::Builder::new().name("signals".into()).spawn(take).map(|_| ())
+}
+
+/// The origins of the stop signals so far.
+#[derive(Default)]
+struct Seen {
+    from_keeper: bool,
+    direct: bool,
+}
+
+impl Seen {
+    /// Notes a stop signal. Returns whether it is the same one a second time: a signal to all processes, such as ^C of
+    /// a terminal or systemd's to the control group, comes directly and through the keeper; and the first one after the
+    /// keeper's end, for which the process stops already, may be of the same cause.
+    fn is_echo(&mut self, from_keeper: bool, is_abandoned: bool) -> bool {
+        let (this, other) = match from_keeper {
+            true => (&mut self.from_keeper, self.direct),
+            false => (&mut self.direct, self.from_keeper),
+        };
+        !std::mem::replace(this, true) && (other || is_abandoned)
+    }
 }
 
 #[cfg(test)]
@@ -89,7 +133,7 @@ mod tests {
     #[ignore = "child process of the next test"]
     fn child_process_hangs_during_its_stop() {
         let stop = Stop::default();
-        take_signals(stop.clone(), Arc::default()).unwrap();
+        take_signals(stop.clone(), Arc::default(), None).unwrap();
         eprintln!("serving");
         stop.wait();
         eprintln!("stopping");
@@ -118,6 +162,21 @@ mod tests {
             kill_process(pid, signal).unwrap();
         }
         assert_eq!(child.wait().unwrap().code(), Some(1));
+    }
+
+    #[test]
+    fn signal_to_keeper_and_serving_process_counts_once() {
+        for first in [false, true] {
+            let mut seen = Seen::default();
+            assert!(!seen.is_echo(first, false));
+            assert!(seen.is_echo(!first, false), "the same signal");
+            assert!(!seen.is_echo(first, false), "the second signal");
+            assert!(!seen.is_echo(!first, false));
+        }
+        let mut seen = Seen::default();
+        assert!(!seen.is_echo(true, false) && !seen.is_echo(true, false), "two by the keeper");
+        let mut seen = Seen::default();
+        assert!(seen.is_echo(false, true) && !seen.is_echo(false, true), "after the keeper's end");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::ffi::c_int;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
-use rustix::fs::{Stat, fstat};
+use rustix::fs::{FileType, Stat, fstat};
 use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_type};
 use rustix::net::{AddressFamily, SocketType};
 
@@ -34,6 +34,8 @@ pub enum Kind {
     Eventfd,
     /// A regular file, such as a memory file.
     File,
+    /// A pipe.
+    Pipe,
     /// The device `/dev/xen/evtchn`.
     Evtchn,
 }
@@ -105,13 +107,12 @@ fn is_of(fd: &OwnedFd, kind: Kind) -> bool {
         // These have no other identity: fstat(2) says nothing of them.
         Kind::Epoll => is_named(fd, "anon_inode:[eventpoll]"),
         Kind::Eventfd => is_named(fd, "anon_inode:[eventfd]"),
-        Kind::File => {
-            fstat(fd).is_ok_and(|about| is_type(&about, rustix::fs::FileType::RegularFile))
-        }
+        Kind::File => fstat(fd).is_ok_and(|about| is_type(&about, FileType::RegularFile)),
+        Kind::Pipe => fstat(fd).is_ok_and(|about| is_type(&about, FileType::Fifo)),
         Kind::Evtchn => {
             let device = rustix::fs::stat("/dev/xen/evtchn");
             let is_same = |about: Stat| {
-                is_type(&about, rustix::fs::FileType::CharacterDevice)
+                is_type(&about, FileType::CharacterDevice)
                     && device.is_ok_and(|device| device.st_rdev == about.st_rdev)
             };
             fstat(fd).is_ok_and(is_same)
@@ -119,8 +120,8 @@ fn is_of(fd: &OwnedFd, kind: Kind) -> bool {
     }
 }
 
-fn is_type(about: &Stat, wanted: rustix::fs::FileType) -> bool {
-    rustix::fs::FileType::from_raw_mode(about.st_mode) == wanted
+fn is_type(about: &Stat, wanted: FileType) -> bool {
+    FileType::from_raw_mode(about.st_mode) == wanted
 }
 
 fn is_named(fd: &OwnedFd, name: &str) -> bool {
@@ -159,6 +160,7 @@ mod tests {
     use rustix::event::{EventfdFlags, eventfd};
     use rustix::fs::{MemfdFlags, memfd_create};
     use rustix::net::{SocketFlags, socketpair};
+    use rustix::pipe::{PipeFlags, pipe_with};
 
     use super::*;
 
@@ -189,6 +191,7 @@ mod tests {
             (Kind::Packets, packets),
             (Kind::Epoll, epoll::create(CreateFlags::CLOEXEC).unwrap()),
             (Kind::Eventfd, eventfd(0, EventfdFlags::CLOEXEC).unwrap()),
+            (Kind::Pipe, pipe_with(PipeFlags::CLOEXEC).unwrap().0),
             (Kind::File, memfd_create("test", MemfdFlags::CLOEXEC).unwrap()),
         ]
     }

@@ -20,6 +20,9 @@ fn program() -> OsString {
     other.unwrap_or_else(|| env!("CARGO_BIN_EXE_xenstored").into())
 }
 
+/// The options of every daemon. Without a keeper the child is the process that serves, which tests kill and measure.
+const OPTIONS: [&str; 4] = ["--host", "sim", "-N", "--no-keeper"];
+
 /// A running daemon, killed on drop, and its host. The test fails if the daemon ended by itself.
 pub struct Daemon {
     child: Child,
@@ -36,22 +39,22 @@ impl Daemon {
     /// Starts the daemon with further options.
     pub fn start_with(options: &[&str]) -> Daemon {
         let mut command = Command::new(program());
-        command.args(["--host", "sim", "-N"]).args(options);
+        command.args(OPTIONS).args(options);
         Daemon::spawn(command)
     }
 
     /// Starts the daemon with a limit of `files` open files.
     pub fn start_limited(files: u32) -> Daemon {
         let mut command = Command::new("sh");
-        let script = format!("ulimit -n {files}; exec \"$0\" --host sim -N --shards 2");
-        command.arg("-c").arg(&script).arg(program());
+        let script = format!("ulimit -n {files}; exec \"$0\" \"$@\" --shards 2");
+        command.arg("-c").arg(&script).arg(program()).args(OPTIONS);
         Daemon::spawn(command)
     }
 
     /// Starts the daemon with stacks of `bytes` for all threads except the first (std::thread, "Stack size").
     pub fn start_on_small_stacks(shards: u16, bytes: usize) -> Daemon {
         let mut command = Command::new(program());
-        command.args(["--host", "sim", "-N", "--shards", &shards.to_string()]);
+        command.args(OPTIONS).args(["--shards", &shards.to_string()]);
         command.env("RUST_MIN_STACK", bytes.to_string());
         Daemon::spawn(command)
     }

@@ -57,9 +57,14 @@ impl Place {
 /// Returns a command for the binary without the settings in this process's environment.
 pub fn bare() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_xenstored"));
-    for name in
-        ["XENSTORED_PATH", "XENSTORED_RUNDIR", "XDG_RUNTIME_DIR", "NOTIFY_SOCKET", "LISTEN_FDS"]
-    {
+    for name in [
+        "XENSTORED_PATH",
+        "XENSTORED_RUNDIR",
+        "XDG_RUNTIME_DIR",
+        "NOTIFY_SOCKET",
+        "LISTEN_FDS",
+        "XENSTORED_KEEPER",
+    ] {
         command.env_remove(name);
     }
     command

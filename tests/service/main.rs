@@ -1,12 +1,14 @@
 //! The real binary, as seen by init, an administrator and a second daemon.
 //!
 //! - `background`: starts in the background, the second one included.
+//! - `keeper`: the known process and the serving one, and the end of either.
 //! - `simulated_host`: the process of the simulated host, across the daemon's starts and stops.
 //! - `service_manager`: the sockets that systemd passes to the daemon, and the daemon's notifications.
 //! - `stuck_log`: a standard error that accepts nothing.
 //! - `kit`: a daemon in a directory of its own.
 
 mod background;
+mod keeper;
 mod kit;
 mod service_manager;
 mod simulated_host;
@@ -73,7 +75,7 @@ fn second_instance_fails_and_disturbs_nothing() {
 #[test]
 fn files_of_a_killed_daemon_do_not_prevent_a_start() {
     let place = Place::new();
-    let (status, _) = place.serve("--pid-file @pid").end(Signal::KILL);
+    let (status, _) = place.serve("--no-keeper --pid-file @pid").end(Signal::KILL);
     assert_eq!(status.signal(), Some(Signal::KILL.as_raw()));
     assert!(place.path("socket").exists() && place.path("pid").exists());
 

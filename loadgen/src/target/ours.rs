@@ -25,6 +25,13 @@ pub fn start(options: &Options) -> io::Result<Running> {
     };
     command.env_remove("XENSTORED_PATH").env("XENSTORED_RUNDIR", dir.path());
     command.args(["--host", "sim", "--no-fork"]);
+    // The child is the process that serves, whose time and memory are measured. Older binaries have no keeper.
+    let other = std::env::var_os("XENSTORED");
+    if other
+        .is_none_or(|binary| said(&binary, "--help").is_some_and(|help| help.contains(NO_KEEPER)))
+    {
+        command.arg(NO_KEEPER);
+    }
     if let Some(shards) = options.shards {
         command.arg("--shards").arg(shards.to_string());
     }
@@ -32,7 +39,9 @@ pub fn start(options: &Options) -> io::Result<Running> {
     Running::spawn(command, dir, true)
 }
 
-/// Timeout of `--version`: a program that ignores it and serves never ends.
+const NO_KEEPER: &str = "--no-keeper";
+
+/// Timeout of `--version` and `--help`: a program that ignores it and serves never ends.
 const SAYS_BY: Duration = Duration::from_secs(2);
 
 /// Returns the daemon's version, and the path of a binary named by `XENSTORED`.
@@ -40,14 +49,15 @@ pub fn version() -> String {
     let Some(binary) = std::env::var_os("XENSTORED") else {
         return format!("xenstored {}", env!("CARGO_PKG_VERSION"));
     };
-    let said = said(&binary).unwrap_or_else(|| "of unknown version".to_owned());
+    let said = said(&binary, "--version").unwrap_or_else(|| "of unknown version".to_owned());
     format!("{said}, {}", Path::new(&binary).display())
 }
 
-fn said(binary: &OsStr) -> Option<String> {
+/// Returns the output of a binary with this option.
+fn said(binary: &OsStr, option: &str) -> Option<String> {
     let dir = Running::directory().ok()?;
     let mut child = Command::new(binary)
-        .arg("--version")
+        .arg(option)
         .env("XENSTORED_RUNDIR", dir.path())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -14,7 +14,9 @@ pub fn start(path: &Path, program: &Path) -> io::Result<Child> {
     command.args(["sim", "host", "--until-unused", "--sim-socket"]).arg(path);
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     // These are meant for the daemon.
-    command.env_remove("NOTIFY_SOCKET").env_remove("LISTEN_FDS").env_remove("LISTEN_PID");
+    for name in ["NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "XENSTORED_KEEPER"] {
+        command.env_remove(name);
+    }
     let mut child = command.spawn()?;
     let mut ready = String::new();
     let output = child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
