@@ -50,11 +50,18 @@ pub(super) fn take(socket: &Path) -> Result<Option<UnixListener>, DaemonError> {
 
 /// Passes the inherited sockets of this process on to the process that `command` starts.
 pub(super) fn pass_on(command: &mut Command) {
-    let own = std::env::var(PID).is_ok_and(|pid| pid == std::process::id().to_string());
     // The new process has another pid, so LISTEN_PID is removed if it names this process. Without LISTEN_PID, the
-    // sockets belong to any process that reads LISTEN_FDS: if they were not meant for this process, LISTEN_FDS is
-    // removed instead.
-    command.env_remove(if own { PID } else { DESCRIPTORS });
+    // sockets belong to any process that reads LISTEN_FDS: if they were meant for another process, LISTEN_FDS is removed
+    // instead.
+    match std::env::var(PID) {
+        Err(_) => {}
+        Ok(pid) if pid == std::process::id().to_string() => {
+            command.env_remove(PID);
+        }
+        Ok(_) => {
+            command.env_remove(DESCRIPTORS);
+        }
+    }
 }
 
 fn path_of(listener: &UnixListener) -> Result<PathBuf, DaemonError> {

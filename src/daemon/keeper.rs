@@ -5,18 +5,18 @@
 //! signals, notifies the service manager, and ends with the exit code of the serving process. The serving process has
 //! the write end of a pipe, its link: it writes a line to it once it serves, and stops when the keeper has ended.
 
+mod link;
+
 use std::env;
 use std::ffi::OsString;
 use std::io::{self, PipeReader};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::sync::Arc;
-use std::thread;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::{Errno, ioctl_fionbio, read, retry_on_intr, write};
+use rustix::io::{Errno, ioctl_fionbio, read};
 use rustix::process::{
     Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, set_child_subreaper, wait,
 };
@@ -27,84 +27,19 @@ use tracing::{error, warn};
 
 use super::error::DaemonError;
 use super::settings::Settings;
-use super::stop::Stop;
 use super::{FLUSH_TIME_MAX, activation, background};
-use crate::host::inherited::{self, Kind};
+use crate::host::inherited;
 use crate::log::{self, Destination};
 
-/// Marks the serving process. The value is the descriptor of its link and the keeper's process id.
-const MARK: &str = "XENSTORED_KEEPER";
+pub(super) use link::Link;
+
+use link::MARK;
 
 /// Added to the name of the serving process, as `ps` shows it.
 const ROLE: &str = ": serving";
 
 /// Maximum length of a line from the serving process. The longest valid one has 18 bytes.
-const LINE_MAX: usize = 64;
-
-/// The serving process's end of the pipe to its keeper. Clones share it.
-#[derive(Clone)]
-pub(super) struct Link {
-    pipe: Arc<OwnedFd>,
-    pid: Pid,
-}
-
-impl Link {
-    /// Returns the link of this process, `None` if no keeper started it.
-    ///
-    /// # Errors
-    /// [`DaemonError::Usage`] if the environment names a keeper, and the link was not inherited.
-    pub(super) fn detect() -> Result<Option<Link>, DaemonError> {
-        let Some(mark) = env::var_os(MARK) else { return Ok(None) };
-        let link = mark.to_str().and_then(|mark| {
-            let (descriptor, pid) = mark.split_once(' ')?;
-            let pipe = inherited::take(descriptor.parse().ok()?, Kind::Pipe).ok()?;
-            Some(Link { pipe: Arc::new(pipe), pid: Pid::from_raw(pid.parse().ok()?)? })
-        });
-        let refusal = || {
-            DaemonError::Usage(format!(
-                "{MARK} is set, but no keeper started this process; unset it"
-            ))
-        };
-        link.map(Some).ok_or_else(refusal)
-    }
-
-    /// Returns the keeper's process id.
-    pub(super) fn pid(&self) -> u32 {
-        self.pid.as_raw_nonzero().get().unsigned_abs()
-    }
-
-    /// Reports that the process `pid` serves: this one or its successor.
-    ///
-    /// # Errors
-    /// `BrokenPipe` if the keeper has ended.
-    pub(super) fn report_serving(&self, pid: u32) -> io::Result<()> {
-        write(&self.pipe, format!("serving {pid}\n").as_bytes())?;
-        Ok(())
-    }
-
-    /// Requests the stop, from a new thread, if the keeper ends: no process would forward signals any more, and a start
-    /// script would start a second daemon.
-    ///
-    /// # Errors
-    /// Those of starting a thread.
-    pub(super) fn stop_without_keeper(&self, stop: Stop) -> io::Result<()> {
-        let (pipe, pid) = (Arc::clone(&self.pipe), self.pid());
-        let watch = move || {
-            // The write end reports an error, without being asked for it, once no process has the read end.
-            let mut fds = [PollFd::new(&pipe, PollFlags::empty())];
-            let _ = retry_on_intr(|| poll(&mut fds, None));
-            error!(pid, "the keeper has ended, stopping");
-            stop.abandon();
-        };
-        thread::Builder::new().name("keeper".into()).spawn(watch).map(drop)
-    }
-}
-
-impl AsRawFd for Link {
-    fn as_raw_fd(&self) -> RawFd {
-        self.pipe.as_raw_fd()
-    }
-}
+const REPORT_MAX: usize = 64;
 
 /// Runs the keeper until the serving process ends, and returns that one's exit code.
 ///
@@ -215,7 +150,7 @@ impl Keeper<'_> {
 
     /// Takes what the serving process has written.
     fn read_link(&mut self) {
-        let mut bytes = [0; LINE_MAX];
+        let mut bytes = [0; REPORT_MAX];
         while let Some(link) = &self.link {
             match read(link, &mut bytes) {
                 Ok(0) => self.link = None,
@@ -298,13 +233,13 @@ fn code_of(status: WaitStatus) -> Result<u8, DaemonError> {
 
 /// A line of the serving process, as far as it has come.
 struct Line {
-    bytes: [u8; LINE_MAX],
+    bytes: [u8; REPORT_MAX],
     len: usize,
 }
 
 impl Default for Line {
     fn default() -> Line {
-        Line { bytes: [0; LINE_MAX], len: 0 }
+        Line { bytes: [0; REPORT_MAX], len: 0 }
     }
 }
 
@@ -327,75 +262,4 @@ impl Line {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::config_layer::ConfigLayer;
-    use super::super::config_layer::tests::bare;
-    use super::*;
-
-    /// Run by the next test in its own process: a keeper adopts orphans and waits for all of its children.
-    #[test]
-    #[ignore = "child process of the next test"]
-    fn child_process_is_a_keeper() {
-        let settings = ConfigLayer::default().resolve(&bare()).unwrap();
-        let mut command = Command::new("sh");
-        command.args(["-c", &env::var("SERVING").unwrap()]);
-        let code = Keeper::start(&settings, false, command).unwrap().run().unwrap();
-        std::process::exit(code.into());
-    }
-
-    /// Returns the exit code of a keeper whose serving process runs this script, in which `$link` is the link.
-    fn kept(script: &str) -> Option<i32> {
-        let link = "link=/proc/$$/fd/${XENSTORED_KEEPER% *}; ";
-        let child = "daemon::keeper::tests::child_process_is_a_keeper";
-        let output = Command::new(env::current_exe().unwrap())
-            .args(["--exact", child, "--ignored"])
-            .env("SERVING", format!("{link}{script}"))
-            .output();
-        output.unwrap().status.code()
-    }
-
-    #[test]
-    fn keeper_waits_for_the_successor_of_the_serving_process() {
-        // The successor is an orphan, and ends after the process that started it.
-        let successor = r#"(while [ -e /proc/$$/exe ]; do sleep 0.01; done; exit 9) &"#;
-        let reports = "echo serving $$ >$link; echo serving $! >$link; exit 5";
-        assert_eq!(kept(&format!("{successor} {reports}")), Some(9));
-        assert_eq!(kept("echo serving $$ >$link; exit 5"), Some(5));
-        assert_eq!(kept("(exit 9) & wait $!; exit 5"), Some(5), "another child is none");
-    }
-
-    #[test]
-    fn lines_of_the_serving_process_name_it() {
-        let mut line = Line::default();
-        let long = format!("serving {}\n", "1".repeat(LINE_MAX));
-        for (text, expected) in [
-            ("serving 123\n", Some(123)),
-            ("\n", None),
-            (&long, None),
-            ("updating\n", None),
-            ("serving x\n", None),
-            ("serving 0\n", None),
-            ("serving 4194304\n", Some(4_194_304)),
-        ] {
-            let named: Vec<Pid> = text.bytes().filter_map(|byte| line.push(byte)).collect();
-            let expected = expected.and_then(Pid::from_raw);
-            assert_eq!(named, expected.into_iter().collect::<Vec<_>>(), "{text}");
-        }
-    }
-
-    #[test]
-    fn end_by_a_signal_has_the_conventional_exit_code() {
-        let ends = |script: &str| {
-            let mut child = Command::new("sh").args(["-c", script]).spawn().unwrap();
-            let pid = Pid::from_child(&child);
-            let (_, status) =
-                rustix::process::waitpid(Some(pid), WaitOptions::empty()).unwrap().unwrap();
-            assert!(child.try_wait().is_err(), "waited for above");
-            code_of(status)
-        };
-        assert_eq!(ends("exit 7").unwrap(), 7);
-        let killed = ends("kill -9 $$").unwrap_err();
-        assert_eq!(killed.code(), 137);
-        assert_eq!(killed.to_string(), "the serving process was ended by signal 9");
-    }
-}
+mod tests;

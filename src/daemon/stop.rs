@@ -51,11 +51,6 @@ impl Stop {
         self.0.abandoned.load(Ordering::Acquire)
     }
 
-    /// Returns whether a stop is requested.
-    pub(super) fn is_requested(&self) -> bool {
-        *self.0.requested.lock()
-    }
-
     /// Blocks until a stop is requested.
     pub fn wait(&self) {
         let mut requested = self.0.requested.lock();
@@ -89,7 +84,7 @@ pub(super) fn take_signals(
                     Some(Err(errno)) => warn!(%errno, "report not written, another command runs"),
                     None => warn!("report not written, the daemon is not ready"),
                 },
-                _ if seen.is_echo(sender.is_some() && sender == keeper) => {}
+                _ if seen.is_echo(sender.is_some() && sender == keeper, stop.is_abandoned()) => {}
                 _ if stop.request() => info!("stopping on signal {signal}"),
                 _ => {
                     warn!("second stop signal, exiting immediately");
@@ -113,13 +108,14 @@ struct Seen {
 
 impl Seen {
     /// Notes a stop signal. Returns whether it is the same one a second time: a signal to all processes, such as ^C of
-    /// a terminal or systemd's to the control group, comes directly and through the keeper.
-    fn is_echo(&mut self, from_keeper: bool) -> bool {
+    /// a terminal or systemd's to the control group, comes directly and through the keeper; and the first one after the
+    /// keeper's end, for which the process stops already, may be of the same cause.
+    fn is_echo(&mut self, from_keeper: bool, is_abandoned: bool) -> bool {
         let (this, other) = match from_keeper {
             true => (&mut self.from_keeper, self.direct),
             false => (&mut self.direct, self.from_keeper),
         };
-        !std::mem::replace(this, true) && other
+        !std::mem::replace(this, true) && (other || is_abandoned)
     }
 }
 
@@ -172,13 +168,15 @@ mod tests {
     fn signal_to_keeper_and_serving_process_counts_once() {
         for first in [false, true] {
             let mut seen = Seen::default();
-            assert!(!seen.is_echo(first));
-            assert!(seen.is_echo(!first), "the same signal");
-            assert!(!seen.is_echo(first), "the second signal");
-            assert!(!seen.is_echo(!first));
+            assert!(!seen.is_echo(first, false));
+            assert!(seen.is_echo(!first, false), "the same signal");
+            assert!(!seen.is_echo(first, false), "the second signal");
+            assert!(!seen.is_echo(!first, false));
         }
         let mut seen = Seen::default();
-        assert!(!seen.is_echo(true) && !seen.is_echo(true), "two signals by the keeper");
+        assert!(!seen.is_echo(true, false) && !seen.is_echo(true, false), "two by the keeper");
+        let mut seen = Seen::default();
+        assert!(seen.is_echo(false, true) && !seen.is_echo(false, true), "after the keeper's end");
     }
 
     #[test]

@@ -64,6 +64,7 @@ pub const DECISIONS: &[(&str, &str, Decision)] = &[
     ("dist/man/xsctl.8", "xsctl inspect state/5.xenstore", Not(TWO_HOSTS)),
     ("dist/man/xsctl.8", "xsctl diff --json a b", Not(TWO_HOSTS)),
     ("docs/ARCHITECTURE.md", "| listener ", Not(PICTURE)),
+    ("docs/ARCHITECTURE.md", "[first process", Not(PICTURE)),
     ("docs/ARCHITECTURE.md", "main -> {", By("imports_go_down_only")),
     ("docs/COMPATIBILITY.md", "loadgen/install-peers.sh", Not(MEASURES)),
     ("docs/MIGRATION.md", "(the domain is made", Not(PICTURE)),

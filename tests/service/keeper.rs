@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 use xenstored::host::sim::SimClient;
 
 use super::kit::{Background, Place, Serving, assert_fails, serves, wait_for};
@@ -35,8 +35,10 @@ fn serving(keeper: Pid) -> Pid {
     serving
 }
 
+/// Returns whether a process exists and has not ended: what reaps orphans may be slow.
 fn is_running(pid: Pid) -> bool {
-    test_kill_process(pid).is_ok()
+    let status = fs::read_to_string(format!("/proc/{}/status", number(pid)));
+    status.is_ok_and(|status| !status.contains("State:\tZ"))
 }
 
 fn host(place: &Place) -> SimClient {
@@ -173,10 +175,10 @@ fn both_processes_are_in_the_background() {
             assert_eq!(link(fd), Path::new("/dev/null"));
         }
     }
-    kill_process(child, Signal::SEGV).unwrap();
+    kill_process(child, Signal::ABORT).unwrap();
     wait_for("the end of the keeper", || (!is_running(daemon.0)).then_some(()));
     let log = fs::read_to_string(place.path("log")).unwrap();
-    assert!(log.ends_with("error the serving process was ended by signal 11\n"), "{log}");
+    assert!(log.ends_with("error the serving process was ended by signal 6\n"), "{log}");
     host(&place).stop().unwrap();
 }
 
@@ -195,7 +197,7 @@ fn without_a_keeper_the_process_serves_itself() {
 #[test]
 fn mark_of_a_keeper_that_is_none_is_refused() {
     let place = Place::new();
-    for mark in ["", "3", "x 1", "0 1", "3 1", "99999 1", "3 0"] {
+    for mark in ["", "3", "x 1", "0 1", "99999 1", "99999 x"] {
         let output = place.daemon("").env("XENSTORED_KEEPER", mark).output().unwrap();
         assert_fails(&output, 2, "XENSTORED_KEEPER is set, but no keeper started this process");
     }
