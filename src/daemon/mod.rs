@@ -114,6 +114,10 @@ pub fn run_sim_host(settings: &HostSettings) -> Result<u8, DaemonError> {
 /// # Errors
 /// The daemon cannot start or cannot continue.
 pub fn run(settings: &Settings) -> Result<u8, DaemonError> {
+    let update = HandedOver::detect().map_err(|error| DaemonError::Update(error.to_string()))?;
+    if let Some(check) = update.as_ref().filter(|update| update.is_check()) {
+        return Ok(check.check(serve::times(settings)));
+    }
     let process = Process { in_background: !settings.foreground, link: Link::detect()? };
     if process.link.is_none() {
         let second = process.in_background && background::is_second();
@@ -130,7 +134,10 @@ pub fn run(settings: &Settings) -> Result<u8, DaemonError> {
     // Files are private by default; those that others may read are given wider modes explicitly.
     umask(Mode::RWXG | Mode::RWXO);
     start_log(settings)?;
-    let done = run_logged(settings, &process);
+    let done = match update {
+        Some(update) => run_updated(settings, &process, update),
+        None => run_logged(settings, &process),
+    };
     // The writer's thread ends with the process.
     log::flush(FLUSH_TIME_MAX);
     done
@@ -154,17 +161,7 @@ impl Process {
 fn run_logged(settings: &Settings, process: &Process) -> Result<u8, DaemonError> {
     let handed_over = activation::take(&settings.socket)?;
     // From here on SIGTERM ends the daemon in order, so sockets and pid file that are claimed are also removed.
-    let stop = Stop::default();
-    let served = Arc::<OnceLock<_>>::default();
-    let keeper = process.link.as_ref().map(Link::pid);
-    stop::take_signals(stop.clone(), Arc::clone(&served), keeper).map_err(|error| {
-        DaemonError::Other { what: "cannot register the signal handlers".into(), error }
-    })?;
-    if let Some(link) = &process.link {
-        link.stop_without_keeper(stop.clone())
-            .map_err(|error| DaemonError::Other { what: "cannot start a thread".into(), error })?;
-    }
-    allow_many_files(0);
+    let (stop, served) = prepare(process)?;
     let mut instance = match process.in_background {
         true => match running::claim_or_find(settings, handed_over.as_ref(), process.pid())? {
             Claim::Ours(instance) => instance,

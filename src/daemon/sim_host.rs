@@ -154,6 +154,18 @@ impl Connection {
                 "simulated host found; the store is empty, and a guest is served again once it is introduced"
             ),
         }
+        Connection::of(Arc::new(host), socket, stop)
+    }
+
+    /// Watches a host to which this process is connected. If the host ends before the daemon, requests the daemon's stop.
+    ///
+    /// # Errors
+    /// The system refuses a thread.
+    pub(super) fn of(
+        host: Arc<SimHost>,
+        socket: &Path,
+        stop: &stop::Stop,
+    ) -> Result<Connection, DaemonError> {
         let (end, ended) = (host.end(), stop.clone());
         let watch = move || {
             end();
@@ -163,7 +175,7 @@ impl Connection {
             .name("sim-host".into())
             .spawn(watch)
             .map_err(|error| DaemonError::Other { what: "cannot start a thread".into(), error })?;
-        Ok(Connection { host: Arc::new(host), socket: socket.to_path_buf(), stop: stop.clone() })
+        Ok(Connection { host, socket: socket.to_path_buf(), stop: stop.clone() })
     }
 
     /// Returns the host.

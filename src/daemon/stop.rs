@@ -51,6 +51,11 @@ impl Stop {
         self.0.abandoned.load(Ordering::Acquire)
     }
 
+    /// Returns whether a stop is requested.
+    pub(super) fn is_requested(&self) -> bool {
+        *self.0.requested.lock()
+    }
+
     /// Blocks until a stop is requested.
     pub fn wait(&self) {
         let mut requested = self.0.requested.lock();

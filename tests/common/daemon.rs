@@ -20,8 +20,22 @@ fn program() -> OsString {
     other.unwrap_or_else(|| env!("CARGO_BIN_EXE_xenstored").into())
 }
 
-/// The options of every daemon. Without a keeper the child is the process that serves, which tests kill and measure.
-const OPTIONS: [&str; 4] = ["--host", "sim", "-N", "--no-keeper"];
+/// The options of every daemon.
+const HOST: [&str; 3] = ["--host", "sim", "-N"];
+
+/// Returns the options of every daemon. Without a keeper the child is the process that serves, which tests kill and
+/// measure.
+fn options() -> Vec<&'static str> {
+    let alone = updates_every().is_none().then_some("--no-keeper");
+    HOST.into_iter().chain(alone).collect()
+}
+
+/// Returns after how many rows of a table the daemon is replaced by another process, `None` for never: the number in
+/// `XENSTORED_TEST_UPDATES`.
+pub fn updates_every() -> Option<usize> {
+    let number = std::env::var("XENSTORED_TEST_UPDATES").ok()?;
+    Some(number.parse().expect("a number of rows"))
+}
 
 /// A running daemon, killed on drop, and its host. The test fails if the daemon ended by itself.
 pub struct Daemon {
@@ -39,7 +53,19 @@ impl Daemon {
     /// Starts the daemon with further options.
     pub fn start_with(options: &[&str]) -> Daemon {
         let mut command = Command::new(program());
-        command.args(OPTIONS).args(options);
+        command.args(self::options()).args(options);
+        Daemon::spawn(command)
+    }
+
+    /// Starts the daemon with a keeper, so that it can be updated.
+    pub fn start_with_keeper(shards: u16) -> Daemon {
+        Daemon::start_program_with_keeper(Path::new(&program()), shards)
+    }
+
+    /// Starts the daemon from another path.
+    pub fn start_program_with_keeper(program: &Path, shards: u16) -> Daemon {
+        let mut command = Command::new(program);
+        command.args(HOST).args(["--shards", &shards.to_string()]);
         Daemon::spawn(command)
     }
 
@@ -47,14 +73,14 @@ impl Daemon {
     pub fn start_limited(files: u32) -> Daemon {
         let mut command = Command::new("sh");
         let script = format!("ulimit -n {files}; exec \"$0\" \"$@\" --shards 2");
-        command.arg("-c").arg(&script).arg(program()).args(OPTIONS);
+        command.arg("-c").arg(&script).arg(program()).args(options());
         Daemon::spawn(command)
     }
 
     /// Starts the daemon with stacks of `bytes` for all threads except the first (std::thread, "Stack size").
     pub fn start_on_small_stacks(shards: u16, bytes: usize) -> Daemon {
         let mut command = Command::new(program());
-        command.args(OPTIONS).args(["--shards", &shards.to_string()]);
+        command.args(options()).args(["--shards", &shards.to_string()]);
         command.env("RUST_MIN_STACK", bytes.to_string());
         Daemon::spawn(command)
     }

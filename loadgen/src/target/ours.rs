@@ -27,9 +27,10 @@ pub fn start(options: &Options) -> io::Result<Running> {
     command.args(["--host", "sim", "--no-fork"]);
     // The child is the process that serves, whose time and memory are measured. Older binaries have no keeper.
     let other = std::env::var_os("XENSTORED");
-    if other
-        .is_none_or(|binary| said(&binary, "--help").is_some_and(|help| help.contains(NO_KEEPER)))
-    {
+    let knows = |binary: std::ffi::OsString| {
+        said(&binary, "--help").is_some_and(|help| help.contains(NO_KEEPER))
+    };
+    if !options.keeper && other.is_none_or(knows) {
         command.arg(NO_KEEPER);
     }
     if let Some(shards) = options.shards {
