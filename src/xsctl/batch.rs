@@ -185,8 +185,7 @@ impl Batch<'_> {
         let export = source.ask_by(exports, Operation::ExportDomains, &payload, &[writer.as_fd()]);
         // Each daemon must hold the only descriptor of its end, so that the other one notices when it dies.
         drop(writer);
-        let import =
-            destination.ask_by(imports, Operation::ImportDomains, &how, &[reader.as_fd()]);
+        let import = destination.ask_by(imports, Operation::ImportDomains, &how, &[reader.as_fd()]);
         drop(reader);
         let mut exported = Replies::of_all(export);
         let mut imported = Replies::of_all(import);
