@@ -27,6 +27,8 @@ const FAR: Duration = Duration::from_micros(500);
 /// quarter of it to the batch, so that the domains of a batch pause for little longer than one alone, and a thousand
 /// domains take less than two seconds however far the host is.
 const DOMAIN_TIME: Duration = Duration::from_millis(2);
+/// With one in a batch, a thousand take as long as they may on an idle machine.
+const FAR_BATCH_MIN: usize = 2;
 /// More domains in a batch save little: four batches of this size have a thousand domains there in five turns.
 const FAR_BATCH_MAX: usize = 50;
 
@@ -78,5 +80,5 @@ fn default_width(route: &Route) -> Result<(usize, usize), ToolError> {
     }
     let batch = round_trip.as_micros() / DOMAIN_TIME.as_micros();
     let batch = usize::try_from(batch).unwrap_or(FAR_BATCH_MAX);
-    Ok((batch.clamp(NEAR.0, FAR_BATCH_MAX), FAR_JOBS))
+    Ok((batch.clamp(FAR_BATCH_MIN, FAR_BATCH_MAX), FAR_JOBS))
 }
