@@ -19,10 +19,12 @@ impl Shared {
     }
 
     /// Announces the migration socket with what its clients need: its path, its operations, that EXPORT_DOMAINS takes a
-    /// destination and UNQUIESCE force, and the number of shards, by which they batch domains of the same owner thread.
+    /// destination and UNQUIESCE force, that IMPORT_DOMAINS introduces, and the number of shards, by which they batch
+    /// domains of the same owner thread.
     pub fn announce_migration_socket(&self, path: &str) {
         self.announce("migration-socket", path);
         self.announce("destinations", "1");
+        self.announce("import-introduces", "1");
         self.announce("shards", &self.store.layout().shards().to_string());
         self.announce("stream-digest", ALGORITHM);
         self.announce_rows(|parser| matches!(parser, Parser::Migration(_)));

@@ -24,15 +24,41 @@ pub fn send(
     bytes: &[u8],
     descriptors: &[BorrowedFd<'_>],
 ) -> io::Result<()> {
+    let sent = send_some(socket, bytes, descriptors, SendFlags::empty())?;
+    // The descriptors are attached to the bytes that were sent, so the rest goes without.
+    socket.write_all(&bytes[sent..])
+}
+
+/// Sends as many bytes as the socket takes without blocking, with the descriptors attached to the first, and returns
+/// their number. If it is 0, the descriptors are not sent either.
+///
+/// # Errors
+/// As of [`send`].
+pub fn send_now(
+    socket: &UnixStream,
+    bytes: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<usize> {
+    match send_some(socket, bytes, descriptors, SendFlags::DONTWAIT) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+        sent => sent,
+    }
+}
+
+fn send_some(
+    socket: &UnixStream,
+    bytes: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+    flags: SendFlags,
+) -> io::Result<usize> {
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     let parts = [IoSlice::new(bytes)];
-    let sent = retry_on_intr(|| sendmsg(socket, &parts, &mut control, SendFlags::NOSIGNAL))?;
-    // The descriptors are attached to the bytes that were sent, so the rest goes without.
-    socket.write_all(&bytes[sent..])
+    let flags = flags | SendFlags::NOSIGNAL;
+    Ok(retry_on_intr(|| sendmsg(socket, &parts, &mut control, flags))?)
 }
 
 /// Receives bytes, and appends the descriptors that come with them. Returns 0 at the end of the stream. Blocks.

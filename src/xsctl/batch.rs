@@ -32,6 +32,8 @@ pub struct Moving {
     pub pause: Option<Duration>,
     mark: String,
     port: String,
+    /// Whether the import has introduced the domain at the destination.
+    is_introduced: bool,
 }
 
 impl Moving {
@@ -47,12 +49,25 @@ impl Moving {
             pause: None,
             mark: String::new(),
             port: String::new(),
+            is_introduced: false,
         }
     }
 
     /// Marks the domain as failed. The first reason is kept.
     pub fn fail(&mut self, what: &str, trouble: &ClientError) {
         self.error.get_or_insert_with(|| format!("{what}: {trouble}"));
+    }
+
+    /// Takes the outcome of INTRODUCE from the reply to the import, if the daemon has executed it.
+    fn introduced(&mut self, outcome: Option<&String>) {
+        match outcome.map(String::as_str) {
+            None => {}
+            Some("OK") => self.is_introduced = true,
+            Some(errno) => {
+                let trouble = ClientError::refused(errno.as_bytes(), b"");
+                self.fail("INTRODUCE at the destination", &trouble);
+            }
+        }
     }
 
     /// Returns whether the domain is also at the destination and nothing has failed.
@@ -161,14 +176,16 @@ impl Batch<'_> {
             }
         };
         let Route { source, destination, has_digests, .. } = self.route;
+        // Introduced by the import itself, a domain pauses for a round trip less.
+        let introduce: &[u8] = if destination.introduces { b"introduce\0" } else { b"" };
         let required: &[u8] = if *has_digests { b"digest\0" } else { b"" };
+        let how = [introduce, required].concat();
         let Ends { exports, imports, .. } = &mut self.ends;
         let payload = source.export_to(todo, destination);
         let export = source.ask_by(exports, Operation::ExportDomains, &payload, &[writer.as_fd()]);
         // Each daemon must hold the only descriptor of its end, so that the other one notices when it dies.
         drop(writer);
-        let import =
-            destination.ask_by(imports, Operation::ImportDomains, required, &[reader.as_fd()]);
+        let import = destination.ask_by(imports, Operation::ImportDomains, &how, &[reader.as_fd()]);
         drop(reader);
         let mut exported = Replies::of_all(export);
         let mut imported = Replies::of_all(import);
@@ -178,6 +195,7 @@ impl Batch<'_> {
         {
             moving.tries += 1;
             moving.mark.clear();
+            moving.is_introduced = false;
             let (export, import) = (exported.of(domid), imported.of(domid));
             moving.source = match &export {
                 Ok(_) => Source::Quiesced,
@@ -200,6 +218,7 @@ impl Batch<'_> {
                     moving.left_out = exported.iter().skip(2).map(|path| behind(path)).collect();
                     moving.port = string(&imported, 0);
                     moving.nodes = string(&imported, 1).parse().unwrap_or(0);
+                    moving.introduced(imported.get(2));
                 }
                 (Ok(_), Err(trouble)) => moving.fail("IMPORT_DOMAINS", &trouble),
                 // The domain changed during the export: transfer it again.
@@ -213,10 +232,9 @@ impl Batch<'_> {
         }
     }
 
-    /// Sends INTRODUCE to the destination.
+    /// Sends INTRODUCE to the destination for the domains that an older daemon has imported.
     fn introduce(&mut self) {
-        let arrived =
-            |moving: &Moving| moving.is_under_way() && moving.destination == Destination::Quiesced;
+        let arrived = |moving: &Moving| moving.has_arrived() && !moving.is_introduced;
         let domids = self.of(arrived);
         let by_port = |&domid: &Domid| Connecting::with_port(domid, &self.domains[&domid].port);
         let connecting: Vec<_> = domids.iter().map(by_port).collect();

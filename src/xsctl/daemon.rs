@@ -27,6 +27,8 @@ const SHARDS: &[u8] = b"/tool/xenstored/operations/shards\0";
 const STREAM_DIGEST: &[u8] = b"/tool/xenstored/operations/stream-digest\0";
 /// The node of a daemon whose EXPORT_DOMAINS takes a destination, and whose UNQUIESCE takes force.
 const DESTINATIONS: &[u8] = b"/tool/xenstored/operations/destinations\0";
+/// The node of a daemon whose IMPORT_DOMAINS introduces the domains if asked to.
+const IMPORT_INTRODUCES: &[u8] = b"/tool/xenstored/operations/import-introduces\0";
 /// Timeout of a request for many domains while the daemon replies to other clients. A stream may be long and arrive
 /// slowly; the daemon itself gives up on a stalled stream.
 pub const LONGEST: Duration = Duration::from_secs(60 * 60);
@@ -41,6 +43,8 @@ pub struct Daemon {
     identity: String,
     /// Whether its EXPORT_DOMAINS takes a destination, and its UNQUIESCE force.
     knows_destinations: bool,
+    /// Whether its IMPORT_DOMAINS can introduce the domains.
+    pub introduces: bool,
     /// The time without a reply after which the daemon is probed for being alive.
     timeout: Duration,
 }
@@ -60,7 +64,9 @@ impl Daemon {
                     false => (Address::Socket(path.clone()), identity(&path)),
                 };
                 let knows_destinations = client.ask(Operation::Read, DESTINATIONS).is_ok();
-                Ok(Daemon { socket, migration, identity, knows_destinations, timeout: TIMEOUT })
+                let introduces = client.ask(Operation::Read, IMPORT_INTRODUCES).is_ok();
+                let timeout = TIMEOUT;
+                Ok(Daemon { socket, migration, identity, knows_destinations, introduces, timeout })
             }
             Err(trouble) => {
                 let why = if trouble.is("ENOENT") {
@@ -267,6 +273,7 @@ mod tests {
             migration: Address::Socket(directory.join("migration")),
             identity: String::new(),
             knows_destinations: false,
+            introduces: false,
             timeout: SHORT,
         };
         let bulk = UnixListener::bind(directory.join("migration")).unwrap();
@@ -321,6 +328,7 @@ mod tests {
             migration: Address::Socket(migration),
             identity: String::new(),
             knows_destinations: false,
+            introduces: false,
             timeout: TIMEOUT,
         };
         let mut kept = None;

@@ -17,7 +17,7 @@ use crate::types::Domid;
 
 /// Moves the domains of each line, until the input ends or `stop` is set. Lines that have arrived together form one
 /// batch, of at most `mode.batch`; a line without a reply was not started. Cost of a batch: its EXPORT and IMPORT,
-/// and six round trips to the destination, three of them during the pause.
+/// and five round trips to the destination, two of them during the pause.
 ///
 /// # Errors
 /// Those of the input and the output. Domains that are not moved are reported.

@@ -21,9 +21,14 @@ const NEAR: (usize, usize) = (1, 1);
 /// Batches in parallel to a distant host: each waits for replies most of the time. Of eight connections to its
 /// migration socket a daemon has to keep some for other tools.
 const FAR_JOBS: usize = 4;
-/// A distant host's batch has a domain for each of these in a round trip, which is about what it adds to the batch, so
-/// that the domains of a batch pause for at most one round trip more than one alone.
-const DOMAIN_TIME: Duration = Duration::from_micros(500);
+/// From this round trip on a host is distant: a batch there waits longer than it works.
+const FAR: Duration = Duration::from_micros(500);
+/// A distant host's batch has a domain for each of these in a round trip, of which its pause has two. A domain adds a
+/// quarter of it to the batch, so that the domains of a batch pause for little longer than one alone, and a thousand
+/// domains take less than two seconds however far the host is.
+const DOMAIN_TIME: Duration = Duration::from_millis(2);
+/// With one in a batch, a thousand take as long as they may on an idle machine.
+const FAR_BATCH_MIN: usize = 2;
 /// More domains in a batch save little: four batches of this size have a thousand domains there in five turns.
 const FAR_BATCH_MAX: usize = 50;
 
@@ -70,7 +75,10 @@ fn default_width(route: &Route) -> Result<(usize, usize), ToolError> {
         return Ok(NEAR);
     }
     let round_trip = survey::round_trip(&route.destination)?;
+    if round_trip < FAR {
+        return Ok(NEAR);
+    }
     let batch = round_trip.as_micros() / DOMAIN_TIME.as_micros();
-    let batch = usize::try_from(batch).unwrap_or(FAR_BATCH_MAX).min(FAR_BATCH_MAX);
-    Ok(if batch <= NEAR.0 { NEAR } else { (batch, FAR_JOBS) })
+    let batch = usize::try_from(batch).unwrap_or(FAR_BATCH_MAX);
+    Ok((batch.clamp(FAR_BATCH_MIN, FAR_BATCH_MAX), FAR_JOBS))
 }

@@ -56,12 +56,13 @@ pub struct Estimate {
 
 impl Estimate {
     /// Returns the estimated pause of a batch with this many bytes: a trial's time, once more its part for the bytes, as
-    /// inserting nodes takes as long as reading them (docs/BENCHMARKS.md, Import), and the round trips of INTRODUCE and
-    /// UNQUIESCE.
+    /// inserting nodes takes as long as reading them (docs/BENCHMARKS.md, Import), and the round trip of UNQUIESCE; that
+    /// of INTRODUCE too, if the import does not include it.
     pub fn pause(&self, bytes: u64, route: &Route) -> Duration {
         let carried = Duration::from_secs_f64(2.0 * self.per_byte * bytes as f64);
         let paced = route.pace.as_ref().map_or(Duration::ZERO, |pace| pace.time(bytes));
-        self.fixed + 2 * self.round_trip + carried + paced
+        let requests = if route.destination.introduces { 1 } else { 2 };
+        self.fixed + requests * self.round_trip + carried + paced
     }
 }
 

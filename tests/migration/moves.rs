@@ -1,5 +1,6 @@
 //! Domains that are exported by one daemon and imported by another, over the migration socket.
 
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -298,6 +299,56 @@ fn import_can_be_discarded() {
         unquiesce(to, "5").unwrap();
         assert_eq!(bulk.ask(bulk::DISCARD, "5|", &[]), not);
     });
+}
+
+#[test]
+fn import_introduces_its_domains_if_asked() {
+    each_pair(|from, to| {
+        inhabit(from, 5);
+        let (stream, _) = Bulk::connect(&from.daemon).export("5|");
+        let mut bulk = Bulk::connect(&to.daemon);
+        to.admin.watch("@introduceDomain", "i").unwrap();
+        to.admin.next_event();
+        to.create(5);
+        let mut import = |payload| {
+            let said = bulk.ask(bulk::IMPORT, payload, &[bulk::file_of(&stream).as_fd()]);
+            said.rsplit('|').nth(1).unwrap().to_owned()
+        };
+        assert_eq!(import("introduce|digest|"), "OK");
+        assert_eq!(to.admin.next_event(), "@introduceDomain|i");
+        assert_eq!(state(to), "arrived-introduced");
+        assert_eq!(Bulk::connect(&to.daemon).ask(bulk::DISCARD, "5|", &[]), "5|OK|");
+        assert_eq!(import("introduce|"), "OK");
+        unquiesce(to, "5").unwrap();
+        to.connect_guest(5);
+        assert_eq!(to.guest(5).read("data/a").as_deref(), Ok(&b"\x01\n\""[..]));
+        for payload in ["introduce", "check|introduce|", "digest|introduce|"] {
+            assert_eq!(import(payload), "EINVAL");
+        }
+    });
+}
+
+/// The page names a port that is not the domain's, so the domain stays as an import without INTRODUCE leaves it.
+#[test]
+fn import_whose_introduction_fails_is_arrived() {
+    each_pair(|from, to| {
+        from.guest(5);
+        let (stream, _) = Bulk::connect(&from.daemon).export("5|");
+        to.create(5);
+        to.guests[&5].page.store(at::EVTCHN_PORT, 999);
+        let file = bulk::file_of(&stream);
+        let said = Bulk::connect(&to.daemon).ask(bulk::IMPORT, "introduce|", &[file.as_fd()]);
+        assert!(said.starts_with("5|OK|1|") && said.ends_with("|EINVAL|"), "{said}");
+        assert_eq!(state(to), "arrived");
+        to.guests[&5].page.store(at::EVTCHN_PORT, 0);
+        to.introduce(5);
+        unquiesce(to, "5").unwrap();
+    });
+}
+
+fn state(world: &World) -> String {
+    let said = Bulk::connect(&world.daemon).ask(bulk::STATES, "5|", &[]);
+    said.split('|').nth(2).unwrap().to_owned()
 }
 
 /// A transaction may have a reservation during each of the domain's many removals.

@@ -50,6 +50,7 @@ fn concurrent_moves_leave_each_domain_in_one_place() {
 fn domain_of_another_running_move_is_left_to_it() {
     for (kind, is_moved) in [(op::INTRODUCE, false), (op::UNQUIESCE, true)] {
         let (mut a, mut b) = worlds([1]);
+        introduces_no_imports(&mut b);
         let (from, to) = (socket(&a), b.daemon.path("hold"));
         let hold = Hold::start(&to, b.daemon.path("socket"), kind, Moment::Before);
         let mut tool = command(&["move", "--socket", &from, "--to", &text(&to), "--domains", "1"]);

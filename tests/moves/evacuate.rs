@@ -134,6 +134,7 @@ fn spread_names_each_domain_that_is_here_once() {
 #[test]
 fn other_hosts_are_moved_to_while_one_fails_and_a_rerun_completes_it() {
     let (mut a, mut b, mut c) = three();
+    introduces_no_imports(&mut b);
     let (held, link) = (b.daemon.path("hold"), a.daemon.path("b"));
     symlink(&held, &link).unwrap();
     let hold = Hold::start(&held, b.daemon.path("socket"), op::INTRODUCE, Moment::Before);
@@ -175,6 +176,7 @@ fn other_hosts_are_moved_to_while_one_fails_and_a_rerun_completes_it() {
 fn rerun_settles_what_a_killed_command_left() {
     for (kind, left) in [(op::INTRODUCE, "arrived"), (op::UNQUIESCE, "arrived-introduced")] {
         let (mut a, mut b, mut c) = three();
+        introduces_no_imports(&mut b);
         let (held, link) = (b.daemon.path("hold"), a.daemon.path("b"));
         symlink(&held, &link).unwrap();
         let hold = Hold::start(&held, b.daemon.path("socket"), kind, Moment::Before);

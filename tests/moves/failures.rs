@@ -35,6 +35,7 @@ fn failure_before_release_discards_the_import() {
         (op::INTRODUCE, Action::Refuse("EIO")),
     ] {
         let (mut a, mut b) = worlds([1, 2]);
+        introduces_no_imports(&mut b);
         let (_proxy, to) = at_first(&b, kind, action);
         let (run, lines) = move_both(&socket(&a), &to);
         assert_eq!(run.code, 6, "{run:?}");
@@ -55,6 +56,22 @@ fn failure_before_release_discards_the_import() {
             is_absent(&mut b, 2);
         }
     }
+}
+
+/// The page of domain 1 names an event channel that is not its own.
+#[test]
+fn domain_that_its_import_cannot_introduce_stays_at_the_source() {
+    let (mut a, mut b) = worlds([1, 2]);
+    b.guests[&1].page.store(common::ring::at::EVTCHN_PORT, 999);
+    let (run, lines) = move_both(&socket(&a), &socket(&b));
+    assert_eq!(run.code, 6, "{run:?}");
+    let error = lines[0]["error"].as_str().unwrap();
+    assert!(error.starts_with("INTRODUCE at the destination: EINVAL"), "{run:?}");
+    is_served(&mut a, 1);
+    is_absent(&mut b, 1);
+    is_released(&mut a, 2);
+    is_served(&mut b, 2);
+    b.check_store();
 }
 
 /// The tool asks the source again whether the first domain was released; the second was not.

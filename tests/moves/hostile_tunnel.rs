@@ -25,11 +25,14 @@ fn message(random: &mut Random) -> Vec<u8> {
     [header, payload].concat()
 }
 
+/// The version of the frames, which both ends say first.
+const PROTOCOL: &str = "3";
+
 fn random_frame(random: &mut Random) -> Vec<u8> {
     let channel = *random.pick(&[0, 1, 1, 1, 2, 2, 3, 4, 5, u32::MAX]);
     let port = *random.pick(&[0, 0, 1, 1, 2]);
     match random.below(12) {
-        0 => frame(0, 0, b"1"),
+        0 => frame(0, 0, PROTOCOL.as_bytes()),
         1 | 2 => frame(1, channel, &[port]),
         3..=5 => frame(2, channel, &message(random)),
         6 => frame(3, channel, &[2, 0, 0, 0, 9, 0, 0, 0][..4 * (1 + random.below(2))]),
@@ -54,7 +57,7 @@ fn random_frames_to_receive_harm_neither_the_daemon_nor_the_next_tunnel() {
             .spawn()
             .unwrap();
         let mut input = receive.stdin.take().unwrap();
-        let mut frames = frame(0, 0, b"1");
+        let mut frames = frame(0, 0, PROTOCOL.as_bytes());
         for _ in 0..random.below(40) {
             frames.extend(random_frame(&mut random));
         }
@@ -63,6 +66,8 @@ fn random_frames_to_receive_harm_neither_the_daemon_nor_the_next_tunnel() {
         drop(input);
         let mut received = Vec::new();
         receive.stdout.take().unwrap().read_to_end(&mut received).unwrap();
+        let hello = format!("{{\"protocol\":{PROTOCOL},");
+        assert!(received[9..].starts_with(hello.as_bytes()), "{seed}: {received:?}");
         let output = receive.wait_with_output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.code().is_some() && !said.contains("panicked"), "{seed}: {said}");
@@ -83,7 +88,8 @@ fn random_frames_from_the_destination_leave_the_domain_at_the_source() {
     let file = directory.path().join("frames");
     for seed in seeds(40) {
         let mut random = Random::new(seed);
-        let hello = r#"{"protocol":1,"version":"0.1.0","daemon":"host /run/socket","error":null}"#;
+        let rest = r#""version":"0.1.0","daemon":"host /run/socket","error":null}"#;
+        let hello = format!(r#"{{"protocol":{PROTOCOL},{rest}"#);
         let mut frames = frame(0, 0, hello.as_bytes());
         for _ in 0..random.below(40) {
             frames.extend(random_frame(&mut random));

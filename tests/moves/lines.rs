@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
+use super::common::bulk;
 use super::*;
 
 /// A running `xsctl move --domains -`.
@@ -73,6 +74,55 @@ fn each_line_moves_a_domain_and_gets_a_reply_over_one_tunnel() {
         is_served(&mut b, domid);
     }
     assert_eq!(std::fs::read_to_string(starts).unwrap(), "\n", "one tunnel for all lines");
+}
+
+/// Returns the requests in the frames of a tunnel: the type of each message on a channel that was opened to a socket.
+fn requests(frames: &[u8]) -> Vec<u32> {
+    let number = |bytes: &[u8]| u32::from_le_bytes(bytes[..4].try_into().unwrap());
+    let (mut rest, mut opened, mut kinds) = (frames, Vec::new(), Vec::new());
+    while let [kind, header @ ..] = rest {
+        let (channel, len) = (number(header), number(&header[4..]) as usize);
+        let payload = &header[8..8 + len];
+        match kind {
+            1 => opened.push(channel),
+            2 if opened.contains(&channel) => kinds.push(number(payload)),
+            _ => {}
+        }
+        rest = &header[8 + len..];
+    }
+    kinds
+}
+
+/// Each request waits for the reply to the one before, so their number is that of round trips; the source's are not
+/// among them.
+#[test]
+fn a_domain_pauses_for_two_round_trips_or_three_to_an_older_daemon() {
+    for (is_older, pause) in [
+        (false, &[bulk::IMPORT, op::UNQUIESCE][..]),
+        (true, &[bulk::IMPORT, op::INTRODUCE, op::UNQUIESCE]),
+    ] {
+        let (mut a, mut b) = worlds(1..=2);
+        if is_older {
+            introduces_no_imports(&mut b);
+        }
+        let held = tempfile::tempdir().unwrap();
+        let frames = held.path().join("frames");
+        let receive = format!("{} receive --socket {}", env!("CARGO_BIN_EXE_xsctl"), socket(&b));
+        let to = format!("exec:tee {} | {receive}", frames.display());
+        let mut mover = Mover::start(&a, &to, &[]);
+        for domid in 1..=2 {
+            mover.say(&format!("{domid}\n"));
+            assert!(mover.reply().starts_with(&format!("{domid} moved")));
+        }
+        assert_eq!(mover.end().code, 0);
+        let requests = requests(&std::fs::read(frames).unwrap());
+        let of_one = [&[bulk::STATES], pause].concat();
+        assert!(requests.ends_with(&of_one.repeat(2)), "{is_older}: {requests:?}");
+        for domid in 1..=2 {
+            is_released(&mut a, domid);
+            is_served(&mut b, domid);
+        }
+    }
 }
 
 #[test]

@@ -106,6 +106,11 @@ fn worlds(domids: impl IntoIterator<Item = u16> + Clone) -> (World, World) {
     (a, b)
 }
 
+/// Makes a daemon look like an older one, whose IMPORT_DOMAINS does not introduce.
+fn introduces_no_imports(world: &mut World) {
+    world.admin.request(op::RM, 0, "/tool/xenstored/operations/import-introduces\0").unwrap();
+}
+
 fn is_introduced(client: &mut Client, domid: u16) -> bool {
     client.request(op::IS_DOMAIN_INTRODUCED, 0, format!("{domid}\0")).unwrap() == b"T\0"
 }

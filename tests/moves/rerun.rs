@@ -109,8 +109,13 @@ enum At {
 fn move_killed_at_every_request_is_finished_by_a_rerun() {
     use At::{DestinationClients, DestinationMigration, SourceClients, SourceMigration};
     for (at, kind, before, after) in [
-        (SourceMigration, bulk::EXPORT, ["running", "absent"], ["exported", "arrived"]),
-        (DestinationMigration, bulk::IMPORT, ["exported", "absent"], ["exported", "arrived"]),
+        (SourceMigration, bulk::EXPORT, ["running", "absent"], ["exported", "arrived-introduced"]),
+        (
+            DestinationMigration,
+            bulk::IMPORT,
+            ["exported", "absent"],
+            ["exported", "arrived-introduced"],
+        ),
         (
             DestinationClients,
             op::INTRODUCE,
@@ -144,6 +149,9 @@ fn killed_at(at: At, kind: u32, (moment, resumes): (Moment, bool), states: [&str
     let context = format!("{at:?} {kind} {moment:?} {resumes}");
     let (mut a, mut b) = worlds([1]);
     let [mut from, mut to] = [socket(&a), socket(&b)];
+    if kind == op::INTRODUCE {
+        introduces_no_imports(&mut b);
+    }
     // To have its import discarded, the domain is changed before its first RELEASE.
     let _changes = (kind == bulk::DISCARD).then(|| {
         let path = a.daemon.path("changes");

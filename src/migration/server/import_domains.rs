@@ -26,6 +26,8 @@ use crate::types::{Domid, Errno, Logged};
 /// Maximum length of a stream, in bytes. A stream is held in memory as a whole, because it is validated before anything
 /// changes. The limit is about a thousand times the size of a usual batch.
 const STREAM_BYTES_MAX: u64 = 1 << 30;
+/// The word of a successful INTRODUCE in the reply.
+const OK: &str = "OK";
 /// Number of bytes per read from a pipe or file.
 const READ_BYTES: usize = 1 << 16;
 /// The size above which a stream is large, in bytes. One large stream is in memory at a time, over all clients.
@@ -105,7 +107,8 @@ fn import_stream(
         tracing::warn!(nodes = left, "nodes left out of an import: they belong to no domain");
     }
     let outcomes = match mode {
-        ImportMode::Place => place_all(owners, arrivals),
+        ImportMode::Place => place_all(owners, arrivals, false),
+        ImportMode::Introduce => place_all(owners, arrivals, true),
         ImportMode::Check => check_all(owners, &arrivals),
     };
     log(&outcomes, owners.by(), [read, began.elapsed() - read], mode);
@@ -171,9 +174,13 @@ fn outcome(domid: Domid, numbers: Vec<u64>, result: Result<(), PlaceError>) -> O
     Outcome::failed(domid, errno, refusal)
 }
 
-/// Inserts each domain or refuses it, in parallel unless they have few nodes. INTRODUCE connects the domains later:
-/// only the toolstack knows the event channel on this host, and backends may connect in between.
-fn place_all(owners: &OwnerThreads, arrivals: Vec<ImportedDomain>) -> Vec<Outcome> {
+/// Inserts each domain or refuses it, in parallel unless they have few nodes. Unless `introduces`, INTRODUCE connects
+/// the domains later: the toolstack may know another event channel on this host, and backends may connect in between.
+fn place_all(
+    owners: &OwnerThreads,
+    arrivals: Vec<ImportedDomain>,
+    introduces: bool,
+) -> Vec<Outcome> {
     let domids: Vec<Domid> = arrivals.iter().map(|arrival| arrival.domid).collect();
     let nodes: usize = arrivals.iter().map(|arrival| arrival.nodes.len()).sum();
     // From here until `hand_over` the domids are reserved: INTRODUCE is EBUSY, another import EEXIST.
@@ -187,7 +194,7 @@ fn place_all(owners: &OwnerThreads, arrivals: Vec<ImportedDomain>) -> Vec<Outcom
     };
     let (mut outcomes, over): (Vec<_>, Vec<_>) = placed.into_iter().unzip();
     // The refused domains, too: their domids become free again.
-    hand_over(owners, over.into_iter().flatten().collect(), &mut outcomes);
+    hand_over(owners, over.into_iter().flatten().collect(), introduces, &mut outcomes);
     outcomes.sort_by_key(|outcome| outcome.domid);
     outcomes
 }
@@ -217,14 +224,26 @@ fn place_one(
 }
 
 /// Notifies owner threads that imports have ended.
-fn hand_over(owners: &OwnerThreads, over: Vec<ImportEnd>, outcomes: &mut [Outcome]) {
+fn hand_over(
+    owners: &OwnerThreads,
+    over: Vec<ImportEnd>,
+    introduces: bool,
+    outcomes: &mut [Outcome],
+) {
     let domids: Vec<Domid> = over.iter().map(|(domain, _)| domain.domid).collect();
-    for (domid, result) in domids.into_iter().zip(owners.arrive(over)) {
-        // It died: the sweep removes the nodes that it owned; those of the control domain stay for the toolstack.
-        if result.is_err()
-            && let Some(outcome) = outcomes.iter_mut().find(|it| it.domid == Some(domid))
-        {
-            *outcome = Outcome::failed(domid, Errno::ENOENT, "it died during its import");
+    for (domid, result) in domids.into_iter().zip(owners.arrive(over, introduces)) {
+        let Some(outcome) = outcomes.iter_mut().find(|it| it.domid == Some(domid)) else {
+            continue;
+        };
+        match (result, &mut outcome.result) {
+            // It died: the sweep removes the nodes that it owned; those of the control domain stay for the toolstack.
+            (Err(_), _) => {
+                *outcome = Outcome::failed(domid, Errno::ENOENT, "it died during its import");
+            }
+            (Ok(Some(introduced)), Ok(words)) => {
+                words.push(introduced.map_or_else(|errno| errno.to_string(), |()| OK.to_owned()));
+            }
+            _ => {}
         }
     }
 }

@@ -36,6 +36,8 @@ pub struct Import {
 pub enum ImportMode {
     /// Imports the domains.
     Place,
+    /// Imports the domains, and introduces each with the event channel in its stream.
+    Introduce,
     /// Dry run: changes nothing, and returns the reply that an import would get.
     Check,
 }
@@ -68,6 +70,8 @@ pub fn import_domains(payload: &[u8]) -> Result<MigrationRequest, Errno> {
     let (mode, needs_digest) = match payload {
         b"" => (ImportMode::Place, false),
         b"digest\0" => (ImportMode::Place, true),
+        b"introduce\0" => (ImportMode::Introduce, false),
+        b"introduce\0digest\0" => (ImportMode::Introduce, true),
         b"check\0" => (ImportMode::Check, false),
         b"check\0digest\0" => (ImportMode::Check, true),
         _ => return Err(Errno::EINVAL),

@@ -1,14 +1,13 @@
-//! Imports on the owner thread of the domain: the domid is kept free during the import, which then ends and may be
-//! discarded.
+//! Imports on the owner thread of the domain: the domid is kept free during the import, which then ends, introduces the
+//! domain if the client asked for it, and may be discarded.
 
-use super::move_request::ImportEnd;
+use super::move_request::{ImportEnd, Introduced};
 use crate::domain::Domain;
 use crate::server::author::Author;
-use crate::server::standing::DomainStates;
 use crate::server::state::kept::SavedConnection;
 use crate::server::state::{Event, Imported};
 use crate::server::worker::Worker;
-use crate::server::worker::domains::domain_changed;
+use crate::server::worker::domains::{domain_changed, introduce};
 use crate::server::worker::ending::disconnect_ring;
 use crate::store::DomainSnapshot;
 use crate::sync::Arc;
@@ -37,25 +36,29 @@ pub fn expect(
     }
 }
 
-/// Ends [`expect`]: with the imported connection and partitions, or with none.
+/// Ends [`expect`]: with the imported connection and partitions, or with none. A domain that has arrived is then
+/// introduced if the client asked for it, with the event channel in its stream; if that fails it stays arrived.
 ///
 /// # Errors
 /// `ENOENT` if the domain has died meanwhile.
 pub fn arrive(
-    domains: &mut DomainStates,
+    worker: &mut Worker,
     (domain, arrived): ImportEnd,
     by: &Arc<Author>,
-) -> Result<(), Errno> {
+    introduces: bool,
+) -> Result<Introduced, Errno> {
     // 0 means that the stream does not have it (docs/MIGRATION.md).
     let origin = arrived.as_ref().map(|(client, _)| client.connection.unique_id.unwrap_or(0));
     let moved = arrived.map(|(client, seen)| Box::new(SavedConnection { client, seen }));
+    let port = moved.as_ref().filter(|_| introduces).map(|moved| moved.port());
     // Only the incarnation that `expect` returned: its successor must not get the connection.
-    domains.step(&domain, Event::ImportEnds(moved))?;
-    domains.note(domain.domid, by, None);
+    worker.domains.step(&domain, Event::ImportEnds(moved))?;
+    worker.domains.note(domain.domid, by, None);
     if let Some(origin) = origin {
         domain.set_origin(origin);
     }
-    Ok(())
+    // By its grant: a stream does not have the frame number of this host.
+    Ok(port.map(|port| introduce(worker, domain.domid, (None, port), by).map(drop)))
 }
 
 /// Discards a domain that was imported and not served since, and restores its settings from before the import. Returns

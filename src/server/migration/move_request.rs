@@ -16,6 +16,9 @@ pub type Expected = Result<Arc<Domain>, Presence>;
 /// A domain whose import has ended, with its connection and partitions if the import succeeded.
 pub type ImportEnd = (Arc<Domain>, Option<(Client, DomainSnapshot)>);
 
+/// The outcome of an import that succeeded: that of the domain's INTRODUCE, if the client asked for it.
+pub type Introduced = Option<Result<(), Errno>>;
+
 /// An export of a domain, for which its owner thread makes a mark.
 pub struct Export {
     /// The version of the exported connection.
@@ -42,7 +45,7 @@ pub enum MoveRequest {
     /// See [`OwnerThreads::standings`](super::owner_threads::OwnerThreads::standings).
     Standing(Domid, MoveReply<Standing>),
     /// See [`OwnerThreads::arrive`](super::owner_threads::OwnerThreads::arrive).
-    Arrive(ImportEnd, Arc<Author>, MoveReply<()>),
+    Arrive(ImportEnd, Arc<Author>, bool, MoveReply<Introduced>),
     /// See [`OwnerThreads::discard`](super::owner_threads::OwnerThreads::discard).
     Discard(Domid, MoveReply<(DomainSnapshot, bool)>),
 }

@@ -2,7 +2,7 @@
 
 use crossbeam::channel::bounded;
 
-use super::move_request::{Expected, Export, ImportEnd, MoveReply, MoveRequest};
+use super::move_request::{Expected, Export, ImportEnd, Introduced, MoveReply, MoveRequest};
 use super::scatter_gather::{Joined, parts};
 use crate::domain::Domain;
 use crate::migration::stream::state::Client;
@@ -13,7 +13,7 @@ use crate::server::shared::Shared;
 use crate::server::standing::Standing;
 use crate::store::{Caller, DomainSnapshot, Executed, Store};
 use crate::sync::Arc;
-use crate::types::{Domid, Errno, RELEASE_DOMAIN};
+use crate::types::{Domid, Errno, INTRODUCE_DOMAIN, RELEASE_DOMAIN};
 
 /// The owner threads, for threads that migrate domains on behalf of a client. The caller of a method blocks; the owner
 /// threads never do.
@@ -123,13 +123,27 @@ impl OwnerThreads {
         self.ask(domids.iter().map(request))
     }
 
-    /// Keeps the connections of imported domains for INTRODUCE, and releases the domids of the others.
-    pub fn arrive(&self, arrivals: Vec<ImportEnd>) -> Vec<Result<(), Errno>> {
+    /// Keeps the connections of imported domains for INTRODUCE, or executes it now, and releases the domids of the
+    /// others.
+    pub fn arrive(
+        &self,
+        arrivals: Vec<ImportEnd>,
+        introduces: bool,
+    ) -> Vec<Result<Introduced, Errno>> {
+        let domids: Vec<_> = arrivals.iter().map(|(domain, _)| domain.domid).collect();
         let request = |(domain, arrived): ImportEnd| {
-            let by = Arc::clone(&self.by);
-            (domain.domid, move |reply| MoveRequest::Arrive((domain, arrived), by, reply))
+            let (domid, by) = (domain.domid, Arc::clone(&self.by));
+            let end = (domain, arrived);
+            (domid, move |reply| MoveRequest::Arrive(end, by, introduces, reply))
         };
-        self.ask(arrivals.into_iter().map(request))
+        let outcomes = self.ask(arrivals.into_iter().map(request));
+        for (domid, outcome) in domids.into_iter().zip(&outcomes) {
+            if matches!(outcome, Ok(Some(Ok(())))) {
+                self.shared.store.publish_special(INTRODUCE_DOMAIN, domid);
+            }
+        }
+        self.wake();
+        outcomes
     }
 
     /// Returns the domains that were imported and have not been served since.

@@ -17,7 +17,9 @@ pub fn move_request(worker: &mut Worker, request: MoveRequest) {
         MoveRequest::Standing(domid, reply) => {
             reply.send(Ok(worker.domains.standing(worker.core.registry(), domid)))
         }
-        MoveRequest::Arrive(end, by, reply) => reply.send(arrive(&mut worker.domains, end, &by)),
+        MoveRequest::Arrive(end, by, introduces, reply) => {
+            reply.send(arrive(worker, end, &by, introduces));
+        }
         MoveRequest::Discard(domid, reply) => reply.send(discard(worker, domid)),
     }
 }

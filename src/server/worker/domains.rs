@@ -62,7 +62,11 @@ pub fn domain_request(
     }
 }
 
-fn introduce(
+/// Executes INTRODUCE, and returns the special path whose watches fire then.
+///
+/// # Errors
+/// `EINVAL` if the host has no such domain or its ring cannot be mapped; those of the domain's state.
+pub fn introduce(
     worker: &mut Worker,
     domid: Domid,
     (gfn, port): (Option<Gfn>, Port),

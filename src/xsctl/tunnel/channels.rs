@@ -1,28 +1,26 @@
 //! One end of a tunnel: its channels, each between a local descriptor and frames, by two threads.
 //!
-//! A channel may have [`WINDOW_BYTES`] under way in each direction; the reader of a descriptor waits for credit, which
+//! A channel may have a *window* of bytes under way in each direction; the reader of a descriptor waits for credit, which
 //! the writer at the other end gives back as it writes. So a stream that its reader does not take delays no other
-//! channel, and the memory of both ends is bounded.
+//! channel, and the memory of both ends is bounded ([`window`](super::window)).
+//!
+//! What arrives is written at once if that does not block: a thread that has to be woken is what a pause consists of
+//! beside the round trips.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::thread;
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
 
 use super::frame::{Frame, LockStep, PAYLOAD_BYTES_MAX, Port};
-use super::local::{Credit, Local};
-
-/// The most bytes of a channel that are sent and not yet written: a move of one domain takes some kilobytes, and a
-/// long stream still fills a line of 1 Gbit/s with a round trip of 2 ms.
-pub const WINDOW_BYTES: usize = 256 * 1024;
-/// The most channels at once, two threads each: the descriptors of one request (253), and some connections.
-const CHANNELS_MAX: usize = 512;
+use super::local::Local;
+use super::window::{self, Credit, WINDOW_BYTES, Window};
 
 /// What one end of a tunnel does with requests of the other.
 pub trait End {
@@ -38,6 +36,8 @@ pub trait End {
 pub struct Mux {
     out: Mutex<Box<dyn Write + Send>>,
     channels: Mutex<Channels>,
+    /// The sum of the windows of all channels.
+    windows: Arc<AtomicUsize>,
     /// The results of the lock's steps. Without a sender once the tunnel has ended, so that no step waits for a result.
     locked: (Mutex<Option<Sender<LockStep>>>, Receiver<LockStep>),
 }
@@ -47,15 +47,17 @@ struct Channels {
     has_ended: bool,
     /// The number of the last channel that this end opened.
     last: u32,
-    open: BTreeMap<u32, Channel>,
+    open: BTreeMap<u32, Arc<Channel>>,
 }
 
 /// An open channel. Dropping it ends its threads, once what has arrived is written.
 struct Channel {
     incoming: Sender<Item>,
     credit: Arc<Credit>,
-    /// The bytes that the other end may still send.
-    window: Arc<AtomicUsize>,
+    window: Arc<Window>,
+    to: Option<Arc<Local>>,
+    /// Descriptors to be sent with the next bytes.
+    pending: Mutex<Vec<OwnedFd>>,
 }
 
 impl Drop for Channel {
@@ -64,12 +66,8 @@ impl Drop for Channel {
     }
 }
 
-/// What has arrived for a local descriptor.
-enum Item {
-    Bytes(Vec<u8>),
-    /// Descriptors to be sent with the next bytes.
-    Descriptors(Vec<OwnedFd>),
-}
+/// What has arrived for a local descriptor: bytes, and descriptors to be sent with the first of them.
+type Item = (Vec<u8>, Vec<OwnedFd>);
 
 impl Mux {
     /// Makes an end that sends its frames to `out`.
@@ -77,7 +75,7 @@ impl Mux {
         let out = Mutex::new(Box::new(out) as Box<dyn Write + Send>);
         let (sender, results) = unbounded();
         let locked = (Mutex::new(Some(sender)), results);
-        Arc::new(Mux { out, channels: Mutex::default(), locked })
+        Arc::new(Mux { out, channels: Mutex::default(), windows: Arc::default(), locked })
     }
 
     /// Sends a frame. Blocks until the other end's transport has taken it.
@@ -85,7 +83,12 @@ impl Mux {
     /// # Errors
     /// The tunnel has ended.
     pub fn send(&self, frame: &Frame) -> io::Result<()> {
-        frame.write(&mut *self.out.lock())
+        self.send_all(std::slice::from_ref(frame))
+    }
+
+    /// Sends frames by one write.
+    fn send_all(&self, frames: &[Frame]) -> io::Result<()> {
+        Frame::write(frames, &mut *self.out.lock())
     }
 
     /// Whether the tunnel has not ended.
@@ -148,7 +151,7 @@ impl Mux {
                 self.receive_streams(number, &streams)?;
             }
             Frame::Credit(number, bytes) => {
-                if let Some(channel) = self.channels.lock().open.get(&number) {
+                if let Some(channel) = self.channel(number) {
                     channel.credit.give(bytes as usize);
                 }
             }
@@ -163,30 +166,43 @@ impl Mux {
         Ok(())
     }
 
-    /// Passes bytes to the writer of a channel. Bytes for one that has ended are dropped: its end is on its way.
-    fn arrive(&self, number: u32, bytes: Vec<u8>) -> io::Result<()> {
-        let channels = self.channels.lock();
-        let Some(channel) = channels.open.get(&number) else { return Ok(()) };
-        let is_within = |left: usize| left.checked_sub(bytes.len()).filter(|_| !bytes.is_empty());
-        let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
-        if channel.window.fetch_update(set, fetch, is_within).is_err() {
-            return Err(io::ErrorKind::InvalidData.into());
+    fn channel(&self, number: u32) -> Option<Arc<Channel>> {
+        self.channels.lock().open.get(&number).map(Arc::clone)
+    }
+
+    /// Writes bytes of a channel, as far as that blocks neither here nor at the other end, and passes the rest to its
+    /// writer. Bytes for one that has ended are dropped: its end is on its way.
+    fn arrive(&self, number: u32, mut bytes: Vec<u8>) -> io::Result<()> {
+        let Some(channel) = self.channel(number) else { return Ok(()) };
+        let arrived = channel.window.arrived(bytes.len()).filter(|_| !bytes.is_empty());
+        let is_first = arrived.ok_or(io::ErrorKind::InvalidData)?;
+        let mut with = std::mem::take(&mut *channel.pending.lock());
+        if let (true, Some(to)) = (is_first, &channel.to) {
+            // The writer gets the error, too.
+            let written = to.send_now(&bytes, &with).unwrap_or(0);
+            channel.window.written(written);
+            bytes.drain(..written);
+            if written > 0 {
+                with.clear();
+            }
         }
-        // If the writer has failed, its end is on its way to the other end.
-        let _ = channel.incoming.send(Item::Bytes(bytes));
+        if !bytes.is_empty() {
+            // If the writer has failed, its end is on its way to the other end.
+            let _ = channel.incoming.send((bytes, with));
+        }
         Ok(())
     }
 
     /// Makes a pipe for each stream, and passes their read ends to the channel's socket.
     fn receive_streams(self: &Arc<Mux>, number: u32, streams: &[u32]) -> io::Result<()> {
-        let mut ends = Vec::new();
+        let (mut ends, size) = (Vec::new(), window::of_streams(streams.len()));
         for &stream in streams {
             let (reader, writer) = io::pipe()?;
-            self.start(stream, None, Some(Local::Pipe(OwnedFd::from(writer).into())))?;
+            self.start(stream, size, None, Some(Local::writer(writer.into())?))?;
             ends.push(OwnedFd::from(reader));
         }
-        if let Some(channel) = self.channels.lock().open.get(&number) {
-            let _ = channel.incoming.send(Item::Descriptors(ends));
+        if let Some(channel) = self.channel(number) {
+            channel.pending.lock().extend(ends);
         }
         Ok(())
     }
@@ -199,29 +215,33 @@ impl Mux {
 
     fn connect(self: &Arc<Mux>, number: u32, socket: UnixStream) -> io::Result<()> {
         let other = Local::Socket(socket.try_clone()?);
-        self.start(number, Some(Local::Socket(socket)), Some(other))
+        self.start(number, WINDOW_BYTES, Some(Local::Socket(socket)), Some(other))
     }
 
     /// Opens a channel: a thread that reads `from`, and one that writes `to`.
     fn start(
         self: &Arc<Mux>,
         number: u32,
+        size: usize,
         from: Option<Local>,
         to: Option<Local>,
     ) -> io::Result<()> {
         let (incoming, items) = unbounded();
-        let credit = Arc::new(Credit::default());
-        let window = Arc::new(AtomicUsize::new(WINDOW_BYTES));
-        let channel =
-            Channel { incoming, credit: Arc::clone(&credit), window: Arc::clone(&window) };
+        let (credit, to) = (Arc::new(Credit::of(size)), to.map(Arc::new));
+        let window = Window::open(size, &self.windows).map(Arc::new);
+        let window = window.ok_or_else(|| io::Error::other("a tunnel has too many channels"))?;
+        let channel = Channel {
+            incoming,
+            credit: Arc::clone(&credit),
+            window: Arc::clone(&window),
+            to: to.clone(),
+            pending: Mutex::default(),
+        };
         let mut channels = self.channels.lock();
         if channels.has_ended || channels.open.contains_key(&number) {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        if channels.open.len() >= CHANNELS_MAX {
-            return Err(io::Error::other("a tunnel has too many channels"));
-        }
-        channels.open.insert(number, channel);
+        channels.open.insert(number, Arc::new(channel));
         drop(channels);
         let thread = || thread::Builder::new().name(format!("channel {number}"));
         if let Some(from) = from {
@@ -242,10 +262,10 @@ impl Mux {
             let mut received = Vec::new();
             let len = from.receive(&mut bytes[..allowed], &mut received).unwrap_or(0);
             credit.give(allowed - len);
-            let sent = self.send_streams(number, received).and_then(|()| match len {
+            let sent = match len {
                 0 => self.send(&Frame::Close(number)),
-                len => self.send(&Frame::Data(number, bytes[..len].to_vec())),
-            });
+                len => self.send_with(number, bytes[..len].to_vec(), received),
+            };
             if len == 0 || sent.is_err() {
                 break;
             }
@@ -253,34 +273,33 @@ impl Mux {
         self.channels.lock().open.remove(&number);
     }
 
-    /// Makes channels of descriptors that came with a request.
-    fn send_streams(self: &Arc<Mux>, number: u32, received: Vec<OwnedFd>) -> io::Result<()> {
+    /// Sends bytes of a channel, and makes channels of the descriptors that came with them.
+    fn send_with(
+        self: &Arc<Mux>,
+        number: u32,
+        bytes: Vec<u8>,
+        received: Vec<OwnedFd>,
+    ) -> io::Result<()> {
+        let data = Frame::Data(number, bytes);
         if received.is_empty() {
-            return Ok(());
+            return self.send(&data);
         }
-        let numbers: Vec<_> = received.iter().map(|_| self.next()).collect();
-        self.send(&Frame::Streams(number, numbers.clone()))?;
+        let (numbers, size): (Vec<_>, _) =
+            (received.iter().map(|_| self.next()).collect(), window::of_streams(received.len()));
+        self.send_all(&[Frame::Streams(number, numbers.clone()), data])?;
         for (number, descriptor) in numbers.into_iter().zip(received) {
-            self.start(number, Some(Local::Pipe(descriptor.into())), None)?;
+            self.start(number, size, Some(Local::Reader(descriptor.into())), None)?;
         }
         Ok(())
     }
 
     /// Writes to a local descriptor what arrives, until the channel or the descriptor ends.
-    fn write_to(&self, number: u32, to: &Local, items: &Receiver<Item>, window: &AtomicUsize) {
-        let mut pending = Vec::new();
-        for item in items {
-            let bytes = match item {
-                Item::Descriptors(descriptors) => {
-                    pending.extend(descriptors);
-                    continue;
-                }
-                Item::Bytes(bytes) => bytes,
-            };
-            let written = to.send(&bytes, std::mem::take(&mut pending));
-            window.fetch_add(bytes.len(), Ordering::Relaxed);
-            let len = u32::try_from(bytes.len()).unwrap_or(0);
-            if written.and_then(|()| self.send(&Frame::Credit(number, len))).is_err() {
+    fn write_to(&self, number: u32, to: &Local, items: &Receiver<Item>, window: &Window) {
+        for (bytes, with) in items {
+            let written = to.send(&bytes, with);
+            let credit = window.written(bytes.len());
+            let given = |()| credit.map_or(Ok(()), |len| self.send(&Frame::Credit(number, len)));
+            if written.and_then(given).is_err() {
                 // The other end stops reading what goes nowhere; a tunnel that has ended needs no frame.
                 let _ = self.send(&Frame::Close(number));
                 break;

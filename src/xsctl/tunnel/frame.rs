@@ -51,11 +51,20 @@ pub enum Frame {
 }
 
 impl Frame {
-    /// Writes the frame and flushes it.
+    /// Writes frames by one write, and flushes them.
     ///
     /// # Errors
     /// Those of the writer.
-    pub fn write(&self, out: &mut impl Write) -> io::Result<()> {
+    pub fn write(frames: &[Frame], out: &mut impl Write) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        for frame in frames {
+            frame.append_to(&mut bytes)?;
+        }
+        out.write_all(&bytes)?;
+        out.flush()
+    }
+
+    fn append_to(&self, bytes: &mut Vec<u8>) -> io::Result<()> {
         let numbers = |numbers: &[u32]| -> Cow<'_, [u8]> {
             numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
         };
@@ -69,13 +78,11 @@ impl Frame {
             Frame::Lock(step) => (6, 0, vec![*step as u8].into()),
         };
         let len = u32::try_from(payload.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-        let mut bytes = Vec::with_capacity(HEADER_BYTES + payload.len());
         bytes.push(kind);
         bytes.extend_from_slice(&channel.to_le_bytes());
         bytes.extend_from_slice(&len.to_le_bytes());
         bytes.extend_from_slice(&payload);
-        out.write_all(&bytes)?;
-        out.flush()
+        Ok(())
     }
 
     /// Reads the next frame; `None` at the end of the input.
@@ -144,7 +151,7 @@ mod tests {
             Frame::Lock(LockStep::Release),
         ];
         let mut bytes = Vec::new();
-        frames.iter().for_each(|frame| frame.write(&mut bytes).unwrap());
+        Frame::write(&frames, &mut bytes).unwrap();
         let mut input = bytes.as_slice();
         for frame in frames {
             assert_eq!(Frame::read(&mut input).unwrap(), Some(frame));

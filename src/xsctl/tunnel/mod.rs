@@ -14,10 +14,12 @@ mod channels;
 mod frame;
 mod local;
 pub mod receive;
+mod window;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::io;
+use std::fs::File;
+use std::io::{self, BufReader};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
@@ -36,7 +38,7 @@ use channels::{End, Mux};
 use frame::{Frame, LockStep, Port};
 
 /// The version of the frames; both ends must have the same.
-const PROTOCOL: u32 = 2;
+const PROTOCOL: u32 = 3;
 
 /// The tunnels of this process: one for each destination, which all connections to it share. Each has a lock of its
 /// own, so that a host that does not speak delays no connection to another one.
@@ -163,7 +165,7 @@ impl Tunnel {
     /// The other end is no `xsctl receive`, or refuses.
     pub fn start_on_stdio() -> io::Result<()> {
         let ended = || Ok("the other end closed the connection".to_owned());
-        let tunnel = Tunnel::over(io::stdout(), io::stdin(), ended)?;
+        let tunnel = Tunnel::over(stdout()?, io::stdin(), ended)?;
         TUNNELS.lock().insert(STDIO.into(), Arc::new(Mutex::new(Some(Arc::new(tunnel)))));
         Ok(())
     }
@@ -182,13 +184,14 @@ impl Tunnel {
     /// Makes a tunnel of bytes to and from an `xsctl receive`; `ended` waits for its end and describes it.
     fn over(
         input: impl io::Write + Send + 'static,
-        mut output: impl io::Read + AsFd + Send + 'static,
+        output: impl io::Read + AsFd + Send + 'static,
         ended: impl FnOnce() -> io::Result<String> + Send + 'static,
     ) -> io::Result<Tunnel> {
         let mux = Mux::new(input);
         // If the command has ended, its exit code and what it printed say more than the error here.
         let _ = mux.send(&Frame::Hello(PROTOCOL.to_string().into_bytes()));
         await_input(&output)?;
+        let mut output = BufReader::new(output);
         let hello = match Frame::read(&mut output) {
             Ok(Some(Frame::Hello(text))) => serde_json::from_slice::<Hello>(&text).ok(),
             Ok(Some(_)) | Err(_) => None,
@@ -234,6 +237,11 @@ impl Tunnel {
         // The end of the tunnel releases it, too.
         let _ = self.mux.send(&Frame::Lock(LockStep::Release));
     }
+}
+
+/// Returns standard output without a buffer, which would write a frame up to its last newline and then the rest.
+fn stdout() -> io::Result<File> {
+    Ok(io::stdout().as_fd().try_clone_to_owned()?.into())
 }
 
 /// Waits for the first bytes of the other end.

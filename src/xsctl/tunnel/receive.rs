@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use super::channels::{End, Mux};
 use super::frame::{Frame, LockStep, Port};
-use super::{Hello, PROTOCOL};
+use super::{Hello, PROTOCOL, stdout};
 use crate::xsctl::daemon::Daemon;
 use crate::xsctl::error::{Done, ToolError};
 use crate::xsctl::lock::Lock;
@@ -18,7 +18,7 @@ use crate::xsctl::lock::Lock;
 /// There is no such daemon, which is reported to the other end, too; the output cannot be written.
 pub fn run(socket: PathBuf) -> Result<Done, ToolError> {
     let mut input = io::stdin().lock();
-    let mux = Mux::new(io::stdout());
+    let mux = Mux::new(stdout()?);
     let daemon = Daemon::find(socket);
     let hello = Hello {
         protocol: PROTOCOL,
