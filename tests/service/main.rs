@@ -1,12 +1,14 @@
 //! The real binary, as seen by init, an administrator and a second daemon.
 //!
 //! - `background`: starts in the background, the second one included.
+//! - `fleet`: two daemons with guests that are moved between them.
 //! - `simulated_host`: the process of the simulated host, across the daemon's starts and stops.
 //! - `service_manager`: the sockets that systemd passes to the daemon, and the daemon's notifications.
 //! - `stuck_log`: a standard error that accepts nothing.
 //! - `kit`: a daemon in a directory of its own.
 
 mod background;
+mod fleet;
 mod kit;
 mod service_manager;
 mod simulated_host;
