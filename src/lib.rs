@@ -59,6 +59,7 @@ pub fn run(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> std::proc
         daemon::Task::Serve(settings) => daemon::run(&settings),
         daemon::Task::Guest(settings) => guest::run(&settings),
         daemon::Task::Host(settings) => daemon::run_sim_host(&settings),
+        daemon::Task::Fleet(settings) => guest::fleet::run(&settings),
         daemon::Task::Print(text) => {
             print!("{text}");
             Ok(0)

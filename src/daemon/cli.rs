@@ -161,6 +161,9 @@ pub(super) enum SimCommand {
     Guest(GuestOptions),
     /// Run a simulated host, which outlives the daemons that serve it; or stop or describe a running one
     Host(HostOptions),
+    /// Run two daemons, each with a simulated host, and guests that work and check themselves, to move them between the
+    /// two; Ctrl-C ends all
+    Fleet(FleetOptions),
 }
 
 #[derive(Clone, Debug, clap::Args)]
@@ -189,6 +192,23 @@ pub(super) struct GuestOptions {
     /// Socket of the daemon for guests [default: as for xenstored]
     #[arg(long, value_name = "PATH")]
     pub sim_socket: Option<PathBuf>,
+    /// Socket of another simulated host: the domain can be moved there, and goes on there
+    #[arg(long, value_name = "PATH")]
+    pub other_host: Option<PathBuf>,
+    /// Work, and report each change that was lost or repeated, until the end of the input
+    #[arg(long)]
+    pub work: bool,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct FleetOptions {
+    /// Number of guests
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=500))]
+    pub guests: u16,
+    /// Directory of the two hosts, which is made if it is missing
+    /// [default: xenstored-fleet in $XDG_RUNTIME_DIR, or in /tmp]
+    #[arg(long, value_name = "PATH")]
+    pub directory: Option<PathBuf>,
 }
 
 impl Options {

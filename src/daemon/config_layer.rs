@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
 
-use super::cli::{GuestOptions, HostOptions};
+use super::cli::{FleetOptions, GuestOptions, HostOptions};
 use super::error::DaemonError;
-use super::settings::{Guest, HostAction, HostKind, HostSettings, Settings};
+use super::settings::{Fleet, Guest, HostAction, HostKind, HostSettings, Settings};
 use crate::domain::Quota;
 use crate::host::sim::Lifetime;
 use crate::log::{self, Destination, SwitchChange};
@@ -204,7 +204,22 @@ pub(super) fn guest(
         socket,
         domid: options.domid.map(|domid| real(domid, "domid")).transpose()?,
         sim_socket: options.sim_socket.unwrap_or_else(default),
+        other_host: options.other_host,
+        works: options.work,
     })
+}
+
+/// Resolves the settings of a fleet.
+pub(super) fn fleet(
+    options: FleetOptions,
+    environment: &Environment,
+) -> Result<Fleet, DaemonError> {
+    let default = || {
+        let own = environment.user_directory.as_deref().unwrap_or(Path::new("/tmp"));
+        own.join("xenstored-fleet")
+    };
+    let directory = absolute(options.directory.unwrap_or_else(default))?;
+    Ok(Fleet { guests: options.guests, directory })
 }
 
 /// Resolves the settings of a simulated host, whose socket is where a daemon with the same environment looks for it.
@@ -348,11 +363,14 @@ pub(super) mod tests {
     fn sim_guest_finds_the_sockets_of_its_daemon() {
         let environment = Environment { run_directory: Some("/r".into()), ..bare() };
         let guest_of = |domid, path: Option<&str>| {
-            guest(GuestOptions { domid, sim_socket: path.map(PathBuf::from) }, &environment)
+            let sim_socket = path.map(PathBuf::from);
+            guest(GuestOptions { domid, sim_socket, other_host: None, work: false }, &environment)
         };
         let expected = |domid, path: &str, socket: &str| Guest {
             domid,
             sim_socket: path.into(),
+            other_host: None,
+            works: false,
             socket: socket.into(),
         };
         assert_eq!(guest_of(None, None).unwrap(), expected(None, "/r/sim", "/r/socket"));

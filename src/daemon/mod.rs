@@ -34,7 +34,7 @@ use crate::control::Served;
 use crate::log;
 
 pub use error::{DaemonError, SOCKET_PATH_MAX};
-pub use settings::{Guest, HostAction, HostKind, HostSettings, Settings};
+pub use settings::{Fleet, Guest, HostAction, HostKind, HostSettings, Settings};
 pub use stop::Stop;
 
 use cli::{Command, Options, SimCommand};
@@ -58,6 +58,8 @@ pub enum Task {
     Guest(Guest),
     /// Runs a simulated host, or stops or describes one.
     Host(HostSettings),
+    /// Runs two daemons and guests to be moved between them.
+    Fleet(Fleet),
     /// Prints this text and exits.
     Print(String),
 }
@@ -81,6 +83,7 @@ pub fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Task, DaemonErr
         return match command {
             SimCommand::Guest(guest) => config_layer::guest(guest, &environment).map(Task::Guest),
             SimCommand::Host(host) => config_layer::sim_host(host, &environment).map(Task::Host),
+            SimCommand::Fleet(fleet) => config_layer::fleet(fleet, &environment).map(Task::Fleet),
         };
     }
     let check_only = options.check_config;
@@ -297,7 +300,7 @@ fn report_ready(
 
 /// Raises the soft limit of open files to the hard limit, since each client and each guest needs a descriptor; and that,
 /// if it is lower, to `wanted`, which only root may.
-fn allow_many_files(wanted: u64) {
+pub fn allow_many_files(wanted: u64) {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let raised = maximum.map(|maximum| maximum.max(wanted));
     let set = |limit| setrlimit(Resource::Nofile, Rlimit { current: limit, maximum: limit });

@@ -90,6 +90,19 @@ pub struct Guest {
     pub domid: Option<Domid>,
     /// The daemon's socket for guests.
     pub sim_socket: PathBuf,
+    /// The socket of another host of which the domain becomes one, too, so that it can be moved there.
+    pub other_host: Option<PathBuf>,
+    /// Whether the guest works and checks itself instead of reading commands.
+    pub works: bool,
     /// The daemon's socket for clients, over which the guest introduces its domain as a toolstack would.
     pub socket: PathBuf,
+}
+
+/// The resolved settings of `xenstored sim fleet`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fleet {
+    /// The number of guests, whose domids begin at 1.
+    pub guests: u16,
+    /// The directory of the hosts.
+    pub directory: PathBuf,
 }

@@ -1,30 +1,37 @@
 //! `xenstored sim guest`: an interactive domain of a simulated host, for trials. Each line of its input is a command;
-//! events are printed as they arrive.
+//! events are printed as they arrive. With `--work` it works and checks itself instead. With `--other-host` it can be
+//! moved to that host, and goes on there without noticing.
 
 mod client;
 mod command;
+pub mod fleet;
+mod worker;
 
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::retry_on_intr;
 
 use crate::daemon::{DaemonError, Guest as Settings};
 use crate::host::sim::{SimClient, SimGuest};
 use crate::protocol::Operation;
+use crate::types::Domid;
 use client::{Client, Refused, Toolstack};
 use command::Command;
+use worker::{PERIOD, Worker};
 
 /// The longest accepted line, in bytes; a message's payload is at most half of it.
 const LINE_BYTES_MAX: usize = 8192;
 
 /// Creates a domain and runs the commands of the standard input, until its end or `quit`. Returns the exit code: 1 if
-/// a command failed and the input is not a terminal. The domain ends with this call.
+/// a command failed and the input is not a terminal, or if a guest that works saw a loss or a repetition. The domain ends
+/// with this call.
 ///
 /// # Errors
-/// [`DaemonError::Host`] if there is no host or daemon, the host refuses the domain, or the connection ends.
+/// [`DaemonError::Host`] if there is no host or daemon, a host refuses the domain, or the connection ends.
 pub fn run(settings: &Settings) -> Result<u8, DaemonError> {
     let mut toolstack = Toolstack::connect(&settings.socket).map_err(|error| {
         let why = "start a daemon there, or set XENSTORED_PATH to its socket";
@@ -34,9 +41,22 @@ pub fn run(settings: &Settings) -> Result<u8, DaemonError> {
         .map_err(|error| of_host(&settings.sim_socket, error))?;
     let guest =
         host.create(settings.domid).map_err(|error| of_host(&settings.sim_socket, error))?;
+    // There, too, the domain ends with the connection.
+    let _other = match &settings.other_host {
+        Some(socket) => {
+            let mut other = SimClient::connect(socket).map_err(|error| of_host(socket, error))?;
+            adopt(&mut host, &mut other, guest.domid).map_err(|error| of_host(socket, error))?;
+            Some(other)
+        }
+        None => None,
+    };
     let interactive = io::stdin().is_terminal();
     introduce(&mut toolstack, &guest)
         .map_err(|error| DaemonError::Host(format!("cannot introduce the domain: {error}")))?;
+    let ended = |error| DaemonError::Host(format!("the domain's connection ended: {error}"));
+    if settings.works {
+        return work(Client::new(guest)).map_err(ended);
+    }
     if interactive {
         println!(
             "You are domain {0} and own /local/domain/{0}, to which relative paths refer.\nType \
@@ -45,9 +65,37 @@ pub fn run(settings: &Settings) -> Result<u8, DaemonError> {
         );
     }
     let mut session = Session { client: Client::new(guest), interactive, failed: false };
-    session
-        .run()
-        .map_err(|error| DaemonError::Host(format!("the domain's connection ended: {error}")))
+    session.run().map_err(ended)
+}
+
+/// Works until the input ends or has a line. Returns the exit code.
+fn work(client: Client) -> io::Result<u8> {
+    let domid = client.domid();
+    let mut worker = Worker::start(client)?;
+    println!("domain {domid} works and checks itself until the end of its input");
+    let (mut faults, mut host) = (0, None);
+    while !stdin_is_readable(PERIOD)? {
+        let step = worker.step()?;
+        for fault in &step.faults {
+            eprintln!("domain {domid}: {fault}");
+        }
+        faults += step.faults.len();
+        if let Some(name) = step.host.filter(|name| host.as_ref() != Some(name)) {
+            println!("on host {} since step {}", readable(name.as_bytes()), worker.steps());
+            host = Some(name);
+        }
+    }
+    match faults {
+        0 => println!("{} steps, nothing lost, nothing repeated", worker.steps()),
+        n => println!("{} steps, {n} losses or repetitions", worker.steps()),
+    }
+    Ok(u8::from(faults > 0))
+}
+
+/// Makes a domain of `host` one of `other`, too, with the same page and channel: there it can be moved.
+fn adopt(host: &mut SimClient, other: &mut SimClient, domid: Domid) -> io::Result<()> {
+    let (page, channel) = (host.page(domid)?, host.channel(domid)?);
+    other.adopt(domid, page.as_fd(), channel.as_fd()).map(drop)
 }
 
 fn of_host(socket: &Path, error: io::Error) -> DaemonError {
@@ -88,7 +136,7 @@ impl Session {
             self.wait()?;
             self.show_events()?;
             // The ring alone may have woken it, and a read would block.
-            if !stdin_is_readable()? {
+            if !stdin_is_readable(Duration::ZERO)? {
                 continue;
             }
             let mut bytes = [0; 4096];
@@ -175,11 +223,12 @@ impl Session {
     }
 }
 
-fn stdin_is_readable() -> io::Result<bool> {
+/// Waits at most this long for input or its end.
+fn stdin_is_readable(timeout: Duration) -> io::Result<bool> {
     let stdin = io::stdin();
     let mut fds = [PollFd::new(&stdin, PollFlags::IN)];
-    let timeout = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-    Ok(poll(&mut fds, Some(&timeout))? > 0)
+    let timeout: Timespec = timeout.try_into().map_err(io::Error::other)?;
+    Ok(retry_on_intr(|| poll(&mut fds, Some(&timeout)))? > 0)
 }
 
 /// Prints a reply, each line made readable.

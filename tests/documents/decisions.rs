@@ -1,5 +1,9 @@
 //! The test of each code block. A block is identified by its document and a text that the block contains.
 
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
 use xenstored::host::sim::SimClient;
 use xenstored::types::Domid;
 
@@ -38,6 +42,8 @@ pub const DECISIONS: &[(&str, &str, Decision)] = &[
         Not("reads the terminal; the next one a pipe"),
     ),
     ("README.md", "$ printf", Run(console)),
+    ("README.md", "sim fleet", By("fleet_moves_by_the_commands_it_prints_and_leaves_nothing")),
+    ("README.md", "F=/tmp/xenstore/fleet", Run(fleet)),
     (
         "dist/man/xenstored.8",
         "--host sim\n",
@@ -107,6 +113,22 @@ pub const DECISIONS: &[(&str, &str, Decision)] = &[
 
 fn console(session: &mut Session, block: &Block) {
     session.console(&block.text);
+}
+
+/// Runs the commands with a fleet. Each is given until it succeeds: a reader gives the fleet time to destroy the domains
+/// that have left.
+fn fleet(session: &mut Session, block: &Block) {
+    let directory = session.world.daemon.path("fleet");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xenstored"));
+    let command = command.args(["sim", "fleet", "--directory"]).arg(directory);
+    let mut fleet = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(fleet.stdout.take().unwrap()).lines().map(Result::unwrap);
+    lines.find(|line| line.starts_with("guests on a: 20, ")).expect("guests that work");
+    let until = |line| format!("until {line} >>moved 2>&1; do sleep 0.1; done\n");
+    session.script(&block.text.lines().map(until).collect::<String>(), &[]);
+    lines.find(|line| line.starts_with("guests on a: 20, ")).expect("guests that came back");
+    kill_process(Pid::from_child(&fleet), Signal::TERM).unwrap();
+    assert!(fleet.wait().unwrap().success());
 }
 
 fn guest_from_a_pipe(session: &mut Session, block: &Block) {

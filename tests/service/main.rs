@@ -2,6 +2,7 @@
 //!
 //! - `background`: starts in the background, the second one included.
 //! - `keeper`: the known process and the serving one, and the end of either.
+//! - `fleet`: two daemons with guests that are moved between them.
 //! - `simulated_host`: the process of the simulated host, across the daemon's starts and stops.
 //! - `service_manager`: the sockets that systemd passes to the daemon, and the daemon's notifications.
 //! - `stuck_log`: a standard error that accepts nothing.
@@ -9,6 +10,7 @@
 
 mod background;
 mod keeper;
+mod fleet;
 mod kit;
 mod service_manager;
 mod simulated_host;

@@ -12,9 +12,9 @@ use xenstored::host::sim::{SimClient, SimGuest};
 use super::*;
 use host::HostProcess;
 
-/// Sends a request over the daemon's socket and returns the reply's payload.
-fn request(place: &Place, kind: u32, payload: &str) -> String {
-    let mut stream = UnixStream::connect(place.path("socket")).unwrap();
+/// Sends a request over a daemon's socket and returns the reply's payload.
+pub fn request(socket: &Path, kind: u32, payload: &str) -> String {
+    let mut stream = UnixStream::connect(socket).unwrap();
     stream.set_read_timeout(Some(kit::TIMEOUT)).unwrap();
     stream.write_all(&message(kind, payload)).unwrap();
     let mut header = [[0; 4]; 4];
@@ -47,17 +47,17 @@ fn reads(guest: &SimGuest, value: &str) {
 /// Introduces the guest like a toolstack, with a node of this value.
 fn introduce(place: &Place, guest: &SimGuest, value: &str) {
     let (domid, port) = (guest.domid, guest.port);
-    assert_eq!(request(place, 8, &format!("{domid}\x001\0{port}\0")), "OK\0");
+    assert_eq!(request(&place.path("socket"), 8, &format!("{domid}\x001\0{port}\0")), "OK\0");
     let node = format!("/local/domain/{domid}/name\0");
-    assert_eq!(request(place, 11, &format!("{node}{value}")), "OK\0");
-    assert_eq!(request(place, 14, &format!("{node}n{domid}\0")), "OK\0");
+    assert_eq!(request(&place.path("socket"), 11, &format!("{node}{value}")), "OK\0");
+    assert_eq!(request(&place.path("socket"), 14, &format!("{node}n{domid}\0")), "OK\0");
 }
 
 fn host(place: &Place) -> SimClient {
     SimClient::connect(place.path("sim")).unwrap()
 }
 
-fn is_running(pid: u32) -> bool {
+pub fn is_running(pid: u32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()
 }
 
@@ -75,8 +75,8 @@ fn guest_survives_a_killed_daemon() {
 
     let daemon = place.serve("");
     assert_eq!(client.status().unwrap().pid, pid);
-    assert_eq!(request(&place, 17, "7\0"), "F\0", "introduced without a toolstack");
-    assert_eq!(request(&place, 2, "/local/domain/7/name\0"), "ENOENT\0");
+    assert_eq!(request(&place.path("socket"), 17, "7\0"), "F\0", "introduced without a toolstack");
+    assert_eq!(request(&place.path("socket"), 2, "/local/domain/7/name\0"), "ENOENT\0");
     introduce(&place, &guest, "after");
     reads(&guest, "after");
     let mut watch = host(&place);
