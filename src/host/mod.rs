@@ -3,7 +3,9 @@
 //! Two hosts implement these traits: [`sim`], whose guests are processes on any Linux machine, and [`xen`], which
 //! uses the devices in `/dev/xen`. All unsafe code of the daemon is in this folder.
 
+pub mod inherited;
 pub mod page;
+mod saved;
 pub mod sim;
 #[cfg(any(feature = "holds", all(test, target_arch = "x86_64")))]
 pub mod valgrind;
@@ -16,6 +18,7 @@ pub use page::{
     CONNECTION, ERROR, EVTCHN_PORT, REQ_CONS, REQ_PROD, REQ_RING, RING_BYTES, RSP_CONS, RSP_PROD,
     RSP_RING, RingPage, SERVER_FEATURES,
 };
+pub use saved::{SavedBinding, SavedChannels, SavedHost, SavedSim};
 
 use crate::types::Domid;
 
@@ -65,6 +68,30 @@ pub trait Host: Send + Sync {
 
     /// Returns the event channel port of the control domain's kernel, if there is one (`/proc/xen/xsd_port`).
     fn control_port(&self) -> io::Result<Option<Port>>;
+
+    /// Returns what another process needs to go on with this host, if it inherits the descriptors. Changes nothing.
+    ///
+    /// # Errors
+    /// `Unsupported` if the host belongs to this process alone.
+    fn save(&self) -> io::Result<SavedHost> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Goes on with a handle that another process saved ([`Channels::save`]) after it had saved its host. Ports keep
+    /// their numbers and stay bound, masked or not as they were. The caller unmasks each port once and looks at each
+    /// ring and each known domain once: the other process may have taken notifications and not acted on them.
+    ///
+    /// # Errors
+    /// `InvalidData` if a descriptor was not inherited or is not the one that was saved; `Unsupported` as for
+    /// [`Host::save`].
+    fn adopt_channels(&self, saved: SavedChannels) -> io::Result<Box<dyn Channels>> {
+        let _ = saved;
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Notes that another process goes on with this host, so this process no longer ends it. Dropping the host and its
+    /// handles then changes nothing for the other process.
+    fn let_go(&self) {}
 }
 
 /// The result of [`Channels::pending`].
@@ -87,7 +114,8 @@ impl Pending {
     }
 }
 
-/// An event channel handle of one thread. A handle reports only the ports bound through it.
+/// An event channel handle of one thread. A handle reports only the ports bound through it. Dropping it unbinds them,
+/// unless another process goes on with it.
 pub trait Channels: Send {
     /// Returns a descriptor that becomes readable when a port is pending. The descriptor is watched edge-triggered:
     /// call `pending` until that returns 0.
@@ -115,4 +143,14 @@ pub trait Channels: Send {
 
     /// Notifies the remote end. Never blocks.
     fn notify(&mut self, port: Port) -> io::Result<()>;
+
+    /// Returns what another process needs to go on with this handle, if it inherits the descriptors. Changes nothing. If
+    /// the other process failed after it had adopted the handle, unmask each port once and look at each ring and each
+    /// known domain once, as [`Host::adopt_channels`] requires of the other process: it may have taken notifications.
+    ///
+    /// # Errors
+    /// `Unsupported` if the handle belongs to this process alone.
+    fn save(&self) -> io::Result<SavedChannels> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }

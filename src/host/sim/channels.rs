@@ -16,7 +16,8 @@ use rustix::io::read;
 
 use super::daemon::{Claim, Shared};
 use super::fds::{drain, signal};
-use crate::host::{Channels, Pending, Port};
+use crate::host::inherited::{Kind, take, take_if};
+use crate::host::{Channels, Pending, Port, SavedBinding, SavedChannels};
 use crate::sync::Arc;
 use crate::types::Domid;
 
@@ -40,7 +41,8 @@ struct Binding {
     hung_up: bool,
 }
 
-/// An event channel handle. Dropping it unbinds its ports.
+/// An event channel handle. Dropping it unbinds its ports, since that closes the epoll descriptor in which they are
+/// registered, unless another process has inherited the descriptor.
 pub struct SimChannels {
     shared: Arc<Shared>,
     epoll: OwnedFd,
@@ -52,6 +54,36 @@ impl SimChannels {
     pub fn new(shared: Arc<Shared>) -> io::Result<SimChannels> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         Ok(SimChannels { shared, epoll, bindings: HashMap::default() })
+    }
+
+    /// Goes on with a handle of another process, whose registrations are in the epoll descriptor.
+    ///
+    /// # Errors
+    /// `InvalidData` if a descriptor is not the one that was saved; `ResourceBusy` and `AlreadyExists` for a channel or
+    /// changes that another handle has.
+    pub fn adopt(
+        shared: Arc<Shared>,
+        epoll: RawFd,
+        bindings: Vec<SavedBinding>,
+    ) -> io::Result<SimChannels> {
+        let epoll = take(epoll, Kind::Epoll)?;
+        // Dropped at an error, which ends the claims.
+        let mut adopted = SimChannels { shared, epoll, bindings: HashMap::default() };
+        for binding in bindings {
+            let (saved, claim, hung_up) = match binding {
+                SavedBinding::Guest { port, channel, inode, hung_up } => {
+                    let channel = take_if(channel, Kind::Packets, |about| about.st_ino == inode)?;
+                    (port, adopted.shared.claim_channel(channel, inode)?, hung_up)
+                }
+                SavedBinding::Changes { port } => (port, adopted.shared.claim_changes()?, false),
+            };
+            let port = local_port(&claim)?;
+            adopted.bindings.insert(port, Binding { claim, hung_up });
+            if port != saved {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+        }
+        Ok(adopted)
     }
 
     /// Arms a claimed channel; releases the claim on failure.
@@ -166,13 +198,28 @@ impl Channels for SimChannels {
             Claim::Guest { channel, .. } => signal(channel.as_fd()),
         }
     }
+
+    fn save(&self) -> io::Result<SavedChannels> {
+        let of = |(&port, binding): (&Port, &Binding)| match &binding.claim {
+            Claim::Changes(_) => SavedBinding::Changes { port },
+            Claim::Guest { channel, inode } => SavedBinding::Guest {
+                port,
+                channel: channel.as_raw_fd(),
+                inode: *inode,
+                hung_up: binding.hung_up,
+            },
+        };
+        let mut bindings: Vec<SavedBinding> = self.bindings.iter().map(of).collect();
+        bindings.sort_unstable_by_key(SavedBinding::port);
+        Ok(SavedChannels::Sim { epoll: self.epoll.as_raw_fd(), bindings })
+    }
 }
 
 impl Drop for SimChannels {
+    /// Ends the claims. The registrations are left to the end of the epoll descriptor: they may be another process's.
     fn drop(&mut self) {
-        let ports: Vec<Port> = self.bindings.keys().copied().collect();
-        for port in ports {
-            let _ = self.unbind(port);
+        for (_, binding) in self.bindings.drain() {
+            self.shared.release(binding.claim);
         }
     }
 }

@@ -36,6 +36,11 @@ impl SimClient {
         Ok(SimClient { stream })
     }
 
+    /// Goes on with another process's connection, whose options it keeps.
+    pub(super) fn of(stream: OwnedFd) -> SimClient {
+        SimClient { stream: stream.into() }
+    }
+
     /// Becomes a new domain with this domid, or with the next free one. The domain ends with this connection.
     pub fn create(&mut self, domid: Option<Domid>) -> io::Result<SimGuest> {
         let request = domid.map_or("create".into(), |domid| format!("create {domid}"));

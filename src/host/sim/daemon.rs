@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::Child;
 
@@ -17,9 +17,12 @@ use super::fds::{has_fixed_length, is_scarce};
 use super::lines::XENSTORE_PORT;
 use super::start::start;
 use super::states::States;
+use crate::host::inherited::{Kind, take};
 use crate::host::page::PAGE_BYTES;
-use crate::host::{Channels, DomainState, Gfn, Host, Port, RingPage};
-use crate::sync::{Arc, Mutex};
+use crate::host::{
+    Channels, DomainState, Gfn, Host, Port, RingPage, SavedChannels, SavedHost, SavedSim,
+};
+use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
 use crate::types::Domid;
 
 /// A daemon's connection to a simulated host, which outlives it. At its end another daemon may serve the host.
@@ -28,6 +31,10 @@ pub struct SimHost {
     /// The host's process if this daemon started it.
     process: Mutex<Option<Child>>,
     guests: usize,
+    /// Whether a daemon started the host: this one or one that it goes on for.
+    is_new: bool,
+    /// Whether another process goes on with the host.
+    is_let_go: AtomicBool,
 }
 
 /// The state that the handles of event channels share.
@@ -36,6 +43,8 @@ pub struct Shared {
     /// A copy of the client's descriptor, to wait for its end.
     connection: OwnedFd,
     states: States,
+    /// The memory file of `states`.
+    states_file: OwnedFd,
     /// The eventfd signalled when a domain shuts down or dies.
     bell: Arc<OwnedFd>,
     table: Mutex<Table>,
@@ -75,16 +84,51 @@ impl SimHost {
     pub fn connect(path: &Path) -> io::Result<SimHost> {
         let mut client = SimClient::connect(path)?;
         let (guests, [states, bell]) = client.serve()?;
+        SimHost::new(client, states, bell, guests)
+    }
+
+    fn new(
+        client: SimClient,
+        states: OwnedFd,
+        bell: OwnedFd,
+        guests: usize,
+    ) -> io::Result<SimHost> {
         let reported = vec![0; usize::from(Domid::FIRST_RESERVED)];
         let table = Table { reported, bound: BTreeSet::new(), changes_bound: false };
         let shared = Shared {
             connection: client.stream().try_clone_to_owned()?,
             states: States::map(states.as_fd())?,
+            states_file: states,
             bell: Arc::new(bell),
             client: Mutex::new(client),
             table: Mutex::new(table),
         };
-        Ok(SimHost { shared: Arc::new(shared), process: Mutex::new(None), guests })
+        Ok(SimHost {
+            shared: Arc::new(shared),
+            process: Mutex::new(None),
+            guests,
+            is_new: false,
+            is_let_go: AtomicBool::new(false),
+        })
+    }
+
+    /// Goes on with the connection of another process, which saved it.
+    ///
+    /// # Errors
+    /// `InvalidData` if that was another kind of host, or a descriptor is not the one that was saved.
+    pub fn adopt(saved: SavedHost) -> io::Result<SimHost> {
+        let SavedHost::Sim(saved) = saved else { return Err(io::ErrorKind::InvalidData.into()) };
+        let client = SimClient::of(take(saved.client, Kind::Stream)?);
+        let states = take(saved.states, Kind::File)?;
+        let bell = take(saved.bell, Kind::Eventfd)?;
+        let host = SimHost::new(client, states, bell, saved.guests)?;
+        let mut table = host.shared.table.lock();
+        for (domid, word) in saved.reported {
+            let reported = table.reported.get_mut(usize::from(domid));
+            *reported.ok_or(io::ErrorKind::InvalidData)? = word;
+        }
+        drop(table);
+        Ok(SimHost { is_new: saved.is_new, ..host })
     }
 
     /// Connects to the host at `path`, or to a new one if there is none: a process of `program`, which ends with its
@@ -100,7 +144,8 @@ impl SimHost {
                 match (SimHost::connect(path), started) {
                     (Err(error), Err(start)) if is_absence(&error) => Err(start),
                     (host, started) => {
-                        host.map(|host| SimHost { process: Mutex::new(started.ok()), ..host })
+                        let (is_new, process) = (started.is_ok(), Mutex::new(started.ok()));
+                        host.map(|host| SimHost { process, is_new, ..host })
                     }
                 }
             }
@@ -108,9 +153,9 @@ impl SimHost {
         }
     }
 
-    /// Returns whether this daemon started the host.
+    /// Returns whether this daemon started the host, or one that it goes on for.
     pub fn is_new(&self) -> bool {
-        self.process.lock().is_some()
+        self.is_new
     }
 
     /// Returns the number of guests that the host had when this daemon connected.
@@ -119,8 +164,12 @@ impl SimHost {
     }
 
     /// Reports that the daemon stops, which ends a host that a daemon started. Returns once the host's socket is
-    /// removed, and its process is gone if this daemon started it.
+    /// removed, and its process is gone if this process started it. Does nothing if another process goes on with the
+    /// host.
     pub fn leave(&self) -> io::Result<()> {
+        if self.is_let_go.load(Ordering::Acquire) {
+            return Ok(());
+        }
         self.shared.client.lock().leave()?;
         if let Some(mut process) = self.process.lock().take() {
             process.wait()?;
@@ -198,6 +247,31 @@ impl Host for SimHost {
     fn control_port(&self) -> io::Result<Option<Port>> {
         Ok(Some(XENSTORE_PORT))
     }
+
+    fn save(&self) -> io::Result<SavedHost> {
+        let table = self.shared.table.lock();
+        let words = (0..).zip(&table.reported);
+        let reported = words.filter(|(_, word)| **word != 0).map(|(domid, word)| (domid, *word));
+        Ok(SavedHost::Sim(SavedSim {
+            client: self.shared.client.lock().stream().as_raw_fd(),
+            states: self.shared.states_file.as_raw_fd(),
+            bell: self.shared.bell.as_raw_fd(),
+            reported: reported.collect(),
+            guests: self.guests,
+            is_new: self.is_new,
+        }))
+    }
+
+    fn adopt_channels(&self, saved: SavedChannels) -> io::Result<Box<dyn Channels>> {
+        let SavedChannels::Sim { epoll, bindings } = saved else {
+            return Err(io::ErrorKind::InvalidData.into());
+        };
+        Ok(Box::new(SimChannels::adopt(self.shared.clone(), epoll, bindings)?))
+    }
+
+    fn let_go(&self) {
+        self.is_let_go.store(true, Ordering::Release);
+    }
 }
 
 impl Shared {
@@ -225,6 +299,14 @@ impl Shared {
             return Err(io::ErrorKind::StorageFull.into());
         }
         let inode = fstat(&channel)?.st_ino;
+        self.claim_channel(channel, inode)
+    }
+
+    /// Claims a channel for one binding.
+    ///
+    /// # Errors
+    /// `ResourceBusy` if it is already bound.
+    pub fn claim_channel(&self, channel: OwnedFd, inode: u64) -> io::Result<Claim> {
         if !self.table.lock().bound.insert(inode) {
             return Err(io::ErrorKind::ResourceBusy.into());
         }

@@ -1,6 +1,7 @@
 //! Tests of the host and its clients over a real socket.
 
 mod adopted;
+mod handed_over;
 mod restarts;
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};

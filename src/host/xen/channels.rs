@@ -8,7 +8,8 @@ use zerocopy::IntoBytes;
 use super::abi::{BindInterdomain, BindVirq, Notify, Unbind};
 use super::ioctl::{Argument, call};
 use super::open;
-use crate::host::{Channels, Pending, Port};
+use crate::host::inherited::{Kind, take};
+use crate::host::{Channels, Pending, Port, SavedChannels};
 use crate::types::Domid;
 
 /// An open file of `/dev/xen/evtchn`. The kernel tracks the ports bound through it, reports only those, and unbinds
@@ -23,6 +24,15 @@ pub struct XenChannels {
 impl XenChannels {
     pub(super) fn open() -> io::Result<XenChannels> {
         Ok(XenChannels { device: open("/dev/xen/evtchn")?, bound: HashSet::new() })
+    }
+
+    /// Goes on with another process's open file, in which the ports are bound.
+    ///
+    /// # Errors
+    /// `InvalidData` if the descriptor is not that of the device.
+    pub(super) fn adopt(device: RawFd, ports: Vec<Port>) -> io::Result<XenChannels> {
+        let device = take(device, Kind::Evtchn)?;
+        Ok(XenChannels { device, bound: ports.into_iter().collect() })
     }
 
     fn call<T: Argument>(&self, argument: T) -> io::Result<u32> {
@@ -88,6 +98,12 @@ impl Channels for XenChannels {
 
     fn notify(&mut self, port: Port) -> io::Result<()> {
         self.call(Notify { port }).map(drop)
+    }
+
+    fn save(&self) -> io::Result<SavedChannels> {
+        let mut ports: Vec<Port> = self.bound.iter().copied().collect();
+        ports.sort_unstable();
+        Ok(SavedChannels::Xen { device: self.device.as_raw_fd(), ports })
     }
 }
 

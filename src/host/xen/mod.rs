@@ -23,7 +23,7 @@ pub use channels::XenChannels;
 pub use start::StartError;
 
 use self::states::States;
-use super::{Channels, DomainState, Gfn, Host, Port, RingPage};
+use super::{Channels, DomainState, Gfn, Host, Port, RingPage, SavedChannels, SavedHost};
 use crate::sync::Mutex;
 use crate::types::Domid;
 
@@ -39,6 +39,18 @@ impl XenHost {
         start::check(Path::new("/"))?;
         let states = States::open().map_err(StartError::Other)?;
         Ok(XenHost { states: Mutex::new(states) })
+    }
+
+    /// Goes on with the host of another process, which saved it. The other process's binding of `VIRQ_DOM_EXC` lives on
+    /// in its handle.
+    ///
+    /// # Errors
+    /// As [`XenHost::open`]; `InvalidData` if that was another kind of host.
+    pub fn adopt(saved: &SavedHost) -> Result<XenHost, StartError> {
+        match saved {
+            SavedHost::Xen => XenHost::open(),
+            SavedHost::Sim(_) => Err(StartError::Other(io::ErrorKind::InvalidData.into())),
+        }
     }
 
     /// Returns the hypervisor's release and the interface in use, for the log.
@@ -77,6 +89,17 @@ impl Host for XenHost {
         let path = "/proc/xen/xsd_port";
         let text = std::fs::read_to_string(path).map_err(|error| within(path, error))?;
         text.trim().parse().map(Some).map_err(|error| io::Error::other(format!("{path}: {error}")))
+    }
+
+    fn save(&self) -> io::Result<SavedHost> {
+        Ok(SavedHost::Xen)
+    }
+
+    fn adopt_channels(&self, saved: SavedChannels) -> io::Result<Box<dyn Channels>> {
+        let SavedChannels::Xen { device, ports } = saved else {
+            return Err(io::ErrorKind::InvalidData.into());
+        };
+        Ok(Box::new(XenChannels::adopt(device, ports)?))
     }
 }
 
