@@ -1,5 +1,5 @@
 //! Debian's C daemon writes the stream of its live update, which is read here completely: by `xsctl`, and into a
-//! store. docs/STREAM.md says how to make it write one.
+//! store. docs/STREAM.md says how to make it write one. And it reads one of ours.
 
 #[path = "../../tests/world/mod.rs"]
 mod world;
@@ -7,18 +7,20 @@ mod world;
 mod written;
 
 use std::fs::File;
+use std::fs::Permissions;
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use loadgen::client::{Arrived, Blocking, payload, words};
 use loadgen::target::{Options, Running, Target, peers};
 use written::{DEVICE_MODEL, DOMIDS, DRIVER, GUEST, LAST, LONG, LONG_BYTES, NODES, WATCHES};
 use xenstored::host::sim::{SimClient, SimGuest};
-use xenstored::migration::stream::Reader;
 use xenstored::migration::stream::state::State;
+use xenstored::migration::stream::{Reader, Record, Writer};
 use xenstored::protocol::{Frame, HEADER_BYTES, Operation, WATCH_EVENT, append_request, frame};
 use xenstored::types::Domid;
 
@@ -132,13 +134,12 @@ fn fill() -> Full {
 }
 
 /// Leaves bytes in transit: half a request of the guest, replies and an event for the device model, which does not
-/// read them; and an open transaction of the driver.
+/// read them.
 fn leave_unfinished(full: &mut Full) {
-    let [guest, device_model, driver] = &mut full.guests;
+    let [guest, device_model, _] = &mut full.guests;
     for guest in [&mut *guest, &mut *device_model] {
         guest.ask(Operation::GetDomainPath, b"5\0");
     }
-    driver.ask(Operation::TransactionStart, b"\0");
     let mut request = Vec::new();
     append_request(&mut request, Operation::Write, 7, 0, &payload(BEGUN.0, BEGUN.1));
     assert_eq!(guest.ring.try_send(&request[..BEGUN.2]).unwrap(), BEGUN.2);
@@ -189,6 +190,7 @@ fn live_update_stream_of_c_xenstored_is_read() {
     }
     let mut full = fill();
     leave_unfinished(&mut full);
+    full.guests[2].ask(Operation::TransactionStart, b"\0");
 
     // An open transaction prevents the live update, unless it is old and the update is forced.
     let refused = live_update(&full.running, &["-t", "1"]);
@@ -272,4 +274,112 @@ fn client_that_reads_nothing_leaves_the_stream_valid() {
     let state = State::read(&mut Reader::new(File::open(&stream).unwrap()).unwrap()).unwrap();
     let longest = state.clients.values().map(|client| client.connection.output.len()).max();
     assert!(longest > Some(4 << 20), "{longest:?}");
+}
+
+/// A successor that waits until the test has written the stream anew, and becomes C xenstored.
+fn successor(running: &Running) -> PathBuf {
+    let path = running.dir().unwrap().join("successor");
+    let program = peers::program(&Target::C);
+    let script = format!(
+        "#!/bin/sh\n: >\"$XENSTORED_RUNDIR/waits\"\nwhile [ -e \"$XENSTORED_RUNDIR/waits\" ]; do sleep 0.01; \
+         done\nexec {} \"$@\"\n",
+        program.display()
+    );
+    std::fs::write(&path, script).unwrap();
+    std::fs::set_permissions(&path, Permissions::from_mode(0o700)).unwrap();
+    path
+}
+
+/// Reads a stream record by record, and writes it as this project does, with a digest before END, for C's reader.
+fn written_anew(bytes: &[u8]) -> Vec<u8> {
+    let mut reader = Reader::new(bytes).unwrap();
+    let writer = Writer::new(Vec::new(), reader.version(), reader.order()).unwrap();
+    let mut writer = writer.counting_padding();
+    while let Some(record) = reader.next_record().unwrap() {
+        if !matches!(record, Record::End) {
+            writer.write(&record).unwrap();
+        }
+    }
+    writer.end().unwrap()
+}
+
+/// Returns the values and permissions of all nodes of the domains.
+fn nodes(toolstack: &mut Blocking) -> Vec<[Vec<u8>; 2]> {
+    let paths = NODES.into_iter().map(|(path, ..)| path).chain([LONG, LAST.0]);
+    let mut of = |path: &str| {
+        [Operation::Read, Operation::GetPerms]
+            .map(|kind| toolstack.must(kind, &words(&[path])).unwrap())
+    };
+    paths.map(&mut of).collect()
+}
+
+/// The whole daemon goes on with our stream: its clients keep their connections, its guests their rings, with half of a
+/// request, unread replies and watches.
+#[test]
+fn c_xenstored_goes_on_with_a_stream_with_our_digest() {
+    if !are_installed() {
+        return;
+    }
+    let mut full = fill();
+    leave_unfinished(&mut full);
+    let before = nodes(&mut full.toolstack);
+    let waits = full.running.dir().unwrap().join("waits");
+    let mut command = Command::new(CONTROL);
+    command.args(["live-update", "-t", "10"]).arg(successor(&full.running));
+    command.env("XENSTORED_PATH", &full.running.socket).stderr(Stdio::piped());
+    let control = command.spawn().unwrap();
+    let asked = Instant::now();
+    while !waits.exists() {
+        assert!(asked.elapsed() < LOST, "no successor: {}", full.running.log());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let dump = stream(&full.running);
+    let theirs = std::fs::read(&dump).unwrap();
+    let ours = written_anew(&theirs);
+    assert!(ours.len() > theirs.len() && Reader::new(&theirs[..]).is_ok_and(|r| !r.has_digest()));
+    std::fs::write(&dump, ours).unwrap();
+    std::fs::remove_file(waits).unwrap();
+    let control = control.wait_with_output().unwrap();
+    assert!(control.status.success(), "{control:?} {}", full.running.log());
+    assert!(full.running.is_alive() && !dump.exists(), "{}", full.running.log());
+
+    assert_eq!(nodes(&mut full.toolstack), before);
+    let mut other = Blocking::connect(&full.running.socket).unwrap();
+    assert_eq!(nodes(&mut other), before);
+    go_on(&mut full);
+}
+
+/// Completes what was unfinished, and checks that each guest is served and hears of changes.
+fn go_on(full: &mut Full) {
+    let [guest, device_model, driver] = &mut full.guests;
+    let mut request = Vec::new();
+    append_request(&mut request, Operation::Write, 7, 0, &payload(BEGUN.0, BEGUN.1));
+    assert_eq!(guest.ring.try_send(&request[BEGUN.2..]).unwrap(), request.len() - BEGUN.2);
+    let of_a_write = |reply: Arrived| (reply.kind, reply.payload);
+    let written = (Operation::Write as u32, b"OK\0".to_vec());
+    loop {
+        // Its watch of `/` hears of the write, too.
+        let message = guest.next();
+        if message.kind != WATCH_EVENT {
+            assert_eq!(of_a_write(message), written);
+            break;
+        }
+    }
+    let later = format!("/local/domain/5/{}", BEGUN.0);
+    assert_eq!(full.toolstack.must(Operation::Read, &words(&[&later])).unwrap(), BEGUN.1);
+
+    assert_eq!(device_model.next().payload, vec![b'l'; LONG_BYTES]);
+    assert_eq!(device_model.next().payload, b"last\0its own\0");
+    assert_eq!(of_a_write(device_model.next()), written);
+    full.toolstack.write("/local/domain/5/device/vif/0/state", "5").unwrap();
+    full.toolstack.flush().unwrap();
+    assert_eq!(device_model.next().payload, b"/local/domain/5/device/vif/0/state\0its target's\0");
+    let mut tokens: Vec<_> = (0..3).map(|_| guest.next().payload).collect();
+    tokens.retain(|event| event.starts_with(b"device/vif/0/state\0"));
+    tokens.sort();
+    assert_eq!(
+        tokens,
+        [&b"device/vif/0/state\0\x01\xff\"\\\0"[..], b"device/vif/0/state\0relative\0"]
+    );
+    assert_eq!(driver.ask(Operation::Read, &words(&["backend/vbd/5/0/state"])), b"4");
 }

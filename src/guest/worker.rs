@@ -14,7 +14,7 @@ const PULSE: &str = "data/pulse";
 /// A node of each host of a fleet with that host's name, which guests can read.
 pub const NAME_OF_HOST: &str = "/tool/fleet/host";
 
-/// Time from one step to the next.
+/// Time from one step to the next, of few guests.
 pub const PERIOD: Duration = Duration::from_millis(50);
 
 /// What a guest saw in a step.

@@ -4,6 +4,7 @@
 //! - `files`: export, import, release, and the commands that undo them.
 //! - `digests`: damaged files, and streams without a digest.
 //! - `hostile_tunnel`: random frames to and from `xsctl receive`.
+//! - `kills`: the processes of moves through sshd are killed at random moments, while guests check themselves.
 //! - `libxl`: the other format.
 //! - `lines`: domids on standard input.
 //! - `pipes`: export and import through a pipe.
@@ -25,6 +26,7 @@ mod failures;
 mod files;
 mod hold;
 mod hostile_tunnel;
+mod kills;
 mod libxl;
 mod lines;
 mod moved;

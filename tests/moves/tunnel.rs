@@ -126,15 +126,15 @@ fn a_wrong_destination_is_refused_before_anything_is_quiesced() {
 }
 
 /// An sshd on loopback with keys of its own, which runs commands as this user.
-struct Sshd {
-    child: Child,
-    port: u16,
+pub struct Sshd {
+    pub child: Child,
+    pub port: u16,
     directory: tempfile::TempDir,
 }
 
 impl Sshd {
     /// Starts Debian's sshd; `None` if this machine has none and the gate does not run.
-    fn start() -> Option<Sshd> {
+    pub fn start() -> Option<Sshd> {
         let sshd = "/usr/sbin/sshd";
         if !Path::new(sshd).exists() && std::env::var_os("CI").is_none() {
             eprintln!("no {sshd}: .ci/run packages installs it");
@@ -178,12 +178,12 @@ impl Sshd {
         Some(sshd)
     }
 
-    fn log(&self) -> String {
+    pub fn log(&self) -> String {
         fs::read_to_string(self.directory.path().join("log")).unwrap()
     }
 
     /// Returns a directory for PATH whose `ssh` uses the keys of this sshd.
-    fn client(&self) -> String {
+    pub fn client(&self) -> String {
         let bin = self.directory.path().join("bin");
         fs::create_dir_all(&bin).unwrap();
         let key = text(&self.directory.path().join("user"));

@@ -1,55 +1,16 @@
 //! `xenstored sim fleet` and a guest that works: they are moved, and see each loss and repetition.
 
-use std::io::{BufRead, BufReader, Write};
+#[path = "../common/lines.rs"]
+mod lines;
+
+use std::io::Write;
 use std::process::Output;
-use std::sync::mpsc::{Receiver, channel};
+
+use rustix::process::Pid;
 
 use super::simulated_host::{is_running, request};
 use super::*;
-
-/// A process that prints lines; killed if a test fails.
-struct Lines {
-    process: Serving,
-    output: Receiver<String>,
-}
-
-impl Lines {
-    fn of(command: &mut Command) -> Lines {
-        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut process = Serving(command.spawn().unwrap());
-        let (lines, output) = channel();
-        let stdout = BufReader::new(process.0.stdout.take().unwrap());
-        std::thread::spawn(move || {
-            stdout.lines().map_while(Result::ok).all(|line| lines.send(line).is_ok())
-        });
-        Lines { process, output }
-    }
-
-    /// Waits for a line that contains `text`.
-    fn until(&self, text: &str) -> String {
-        let mut seen = String::new();
-        loop {
-            match self.output.recv_timeout(kit::TIMEOUT) {
-                Ok(line) if line.contains(text) => return line,
-                Ok(line) => seen = seen + &line + "\n",
-                Err(error) => panic!("{error}: no line with {text:?}: {seen}"),
-            }
-        }
-    }
-
-    /// Waits for the process's end; returns its exit code and its standard error.
-    fn end(mut self) -> (Option<i32>, String) {
-        let mut text = String::new();
-        self.process.0.stderr.take().unwrap().read_to_string(&mut text).unwrap();
-        (self.process.0.wait().unwrap().code(), text)
-    }
-
-    /// Interrupts the process, as a terminal does; returns as [`Lines::end`].
-    fn interrupt(self) -> (Option<i32>, String) {
-        kill_process(self.process.pid(), Signal::INT).unwrap();
-        self.end()
-    }
-}
+use lines::Lines;
 
 fn fleet(place: &Place, options: &str) -> Command {
     let mut command = bare();
@@ -86,7 +47,7 @@ fn fleet_moves_by_the_commands_it_prints_and_leaves_nothing() {
     let daemons = daemons(&place);
     assert!(daemons.iter().all(|&pid| is_running(pid)));
 
-    let sentence = format!("process {} runs a fleet there:", running.process.0.id());
+    let sentence = format!("process {} runs a fleet there:", running.child.id());
     let again = fleet_of("").output().unwrap();
     assert_fails(&again, 7, &sentence);
     assert!(String::from_utf8_lossy(&again.stderr).contains(&there), "{again:?}");
@@ -168,8 +129,8 @@ fn fleet_and_daemons_end_with_any_of_them() {
         let running = Lines::of(&mut fleet(&place, "--guests 2"));
         running.until("guests on a: 2, ");
         let daemons = daemons(&place);
-        let all = [running.process.0.id(), daemons[0], daemons[1]];
-        let pid = rustix::process::Pid::from_raw(all[killed].cast_signed()).unwrap();
+        let all = [running.child.id(), daemons[0], daemons[1]];
+        let pid = Pid::from_raw(all[killed].cast_signed()).unwrap();
         kill_process(pid, Signal::KILL).unwrap();
         let (code, text) = running.end();
         until_ended(&daemons);
@@ -202,7 +163,7 @@ fn sim_guest_goes_on_at_another_host() {
         Lines::of(&mut command)
     };
     let mut typed = guest("--domid 7");
-    let mut input = typed.process.0.stdin.take().unwrap();
+    let mut input = typed.child.stdin.take().unwrap();
     input.write_all(b"watch door\nwrite door open\n").unwrap();
     typed.until("event door");
     typed.until("event door");
@@ -223,7 +184,7 @@ fn sim_guest_goes_on_at_another_host() {
 
     drop(input);
     assert_eq!(typed.end(), (Some(0), String::new()));
-    drop(working.process.0.stdin.take());
+    drop(working.child.stdin.take());
     working.until(" steps, nothing lost, nothing repeated");
     assert_eq!(working.end(), (Some(0), String::new()));
     daemons.into_iter().for_each(|daemon| drop(daemon.end(Signal::TERM)));

@@ -4,24 +4,52 @@ use std::ffi::{c_int, c_uint, c_void};
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::ptr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use xenstored::host::{Channels, Host, Port};
+use xenstored::host::{Channels, Host, Port, SavedChannels};
 use xenstored::types::Domid;
 
 use crate::host::{fail, host, status};
+use crate::successor::inherited;
 
 /// `VIRQ_DOM_EXC`: a domain shut down or died (xen/include/public/xen.h).
 const DOM_EXC: c_uint = 3;
 
+type Shared = Mutex<Box<dyn Channels>>;
+
 /// The object behind C's `xenevtchn_handle` pointer.
-pub struct Handle(Mutex<Box<dyn Channels>>);
+pub struct Handle(Arc<Shared>);
+
+/// The open handles, which a successor program goes on with.
+static OPEN: Mutex<Vec<Weak<Shared>>> = Mutex::new(Vec::new());
 
 impl Handle {
+    /// Returns C's pointer to a handle, or null with `errno` set.
+    fn pointer(opened: io::Result<Box<dyn Channels>>) -> *mut Handle {
+        let channels = match opened {
+            Ok(channels) => Arc::new(Mutex::new(channels)),
+            Err(error) => {
+                fail(&error);
+                return ptr::null_mut();
+            }
+        };
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|handle| handle.strong_count() > 0);
+        open.push(Arc::downgrade(&channels));
+        Box::into_raw(Box::new(Handle(channels)))
+    }
+
     fn lock(&self) -> MutexGuard<'_, Box<dyn Channels>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Returns what a successor needs to go on with each open handle.
+pub fn saved() -> io::Result<Vec<SavedChannels>> {
+    let open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let handles = open.iter().filter_map(Weak::upgrade);
+    handles.map(|handle| handle.lock().unwrap_or_else(PoisonError::into_inner).save()).collect()
 }
 
 /// Returns a port, or -1 with `errno` set.
@@ -33,24 +61,22 @@ fn port(result: io::Result<Port>) -> c_int {
 /// Opens a handle; returns null with `errno` set on failure.
 #[unsafe(no_mangle)]
 pub extern "C" fn xenevtchn_open(_logger: *mut c_void, _flags: c_uint) -> *mut Handle {
-    match host().and_then(Host::open_channels) {
-        Ok(channels) => Box::into_raw(Box::new(Handle(Mutex::new(channels)))),
-        Err(error) => {
-            fail(&error);
-            ptr::null_mut()
-        }
-    }
+    Handle::pointer(host().and_then(Host::open_channels))
 }
 
-/// Not supported: only a live update takes over a handle.
+/// Goes on with the handle that has this descriptor, which this program inherited in a live update. Ports keep their
+/// numbers and stay bound.
 #[unsafe(no_mangle)]
-pub extern "C" fn xenevtchn_fdopen(
-    _logger: *mut c_void,
-    _fd: c_int,
-    _flags: c_uint,
-) -> *mut Handle {
-    fail(&io::Error::from_raw_os_error(libc::ENOSYS));
-    ptr::null_mut()
+pub extern "C" fn xenevtchn_fdopen(_logger: *mut c_void, fd: c_int, _flags: c_uint) -> *mut Handle {
+    let saved = inherited().and_then(|(_, handles)| {
+        let is_it = |saved: &&SavedChannels| match saved {
+            SavedChannels::Sim { epoll, .. } => *epoll == fd,
+            SavedChannels::Xen { device, .. } => *device == fd,
+        };
+        handles.iter().find(is_it).cloned()
+    });
+    let saved = saved.ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF));
+    Handle::pointer(saved.and_then(|saved| host()?.adopt_channels(saved)))
 }
 
 /// Closes a handle.

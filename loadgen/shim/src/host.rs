@@ -7,18 +7,29 @@ use std::sync::OnceLock;
 
 use xenstored::host::sim::SimHost;
 
+use crate::successor::inherited;
+
 /// Environment variable with the path of the host's socket.
 const SOCKET: &str = "XENSTORED_SIM_SOCKET";
 
+static HOST: OnceLock<io::Result<SimHost>> = OnceLock::new();
+
 /// Returns the host, a process that must run already, to which this process connects as the daemon when it first uses
-/// one of Xen's libraries.
+/// one of Xen's libraries. In a live update it goes on with its predecessor's connection.
 ///
 /// # Errors
-/// As [`SimHost::connect`]; `NotFound` if `XENSTORED_SIM_SOCKET` is not set.
+/// As [`SimHost::connect`] and [`SimHost::adopt`]; `NotFound` if `XENSTORED_SIM_SOCKET` is not set.
 pub fn host() -> io::Result<&'static SimHost> {
-    static HOST: OnceLock<io::Result<SimHost>> = OnceLock::new();
-    let host = HOST.get_or_init(|| SimHost::connect(&socket()?));
+    let host = HOST.get_or_init(|| match inherited() {
+        Some((saved, _)) => SimHost::adopt(saved.clone()),
+        None => SimHost::connect(&socket()?),
+    });
     host.as_ref().map_err(|error| io::Error::new(error.kind(), error.to_string()))
+}
+
+/// Returns the host if this process is connected.
+pub fn connected() -> Option<&'static SimHost> {
+    HOST.get()?.as_ref().ok()
 }
 
 /// Returns the path of the host's socket.

@@ -17,6 +17,8 @@
 //! the loader maps a file only once. The library defines no symbol versions, which the loader reports ("no version
 //! information available") but accepts.
 //!
+//! C xenstored can update itself: the next program finds handles and ports as it left them (`successor`).
+//!
 //! Functions that the daemons never call are stubs: see `unused`. A notification costs one system call, as on Xen.
 
 mod channels;
@@ -24,4 +26,5 @@ mod control;
 mod files;
 mod grants;
 mod host;
+mod successor;
 mod unused;

@@ -6,14 +6,17 @@ use super::super::worker::Step;
 use super::place::HOSTS;
 use crate::types::Domid;
 
-/// Without a step for this time, a guest waits: it is quiesced, or its daemon does not serve it.
+/// Without a step for this time and some periods, a guest waits: it is quiesced, or its daemon does not serve it.
 const WAITING: Duration = Duration::from_secs(1);
+const PERIODS: u32 = 2;
 /// The shortest time between two lines, so that a move one by one does not print as many.
 const LINE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Where each guest of the fleet is, and what all of them saw.
 pub struct Census {
     guests: Vec<Seen>,
+    /// The time without a step after which a guest waits.
+    timeout: Duration,
     steps: u64,
     faults: usize,
     /// The longest wait for a reply since the last line.
@@ -37,12 +40,13 @@ struct Counts {
 }
 
 impl Census {
-    /// Creates the census of guests 1 to `guests`, none of which has reported yet.
-    pub fn new(guests: u16) -> Census {
+    /// Creates the census of guests 1 to `guests` with this time between two steps, none of which has reported yet.
+    pub fn new(guests: u16, period: Duration) -> Census {
         let at = Instant::now();
         let guests = (0..guests).map(|_| Seen { host: None, at }).collect();
         Census {
             guests,
+            timeout: WAITING + PERIODS * period,
             steps: 0,
             faults: 0,
             waited: Duration::ZERO,
@@ -99,7 +103,7 @@ impl Census {
         let mut counts = Counts::default();
         for seen in &self.guests {
             match seen.host {
-                Some(host) if now - seen.at < WAITING => counts.on[host] += 1,
+                Some(host) if now - seen.at < self.timeout => counts.on[host] += 1,
                 _ => counts.waiting += 1,
             }
         }
@@ -127,7 +131,7 @@ mod tests {
 
     #[test]
     fn line_says_where_guests_are_and_what_they_saw() {
-        let mut census = Census::new(2);
+        let mut census = Census::new(2, Duration::ZERO);
         assert_eq!(census.note(Domid(1), &step("a", &[])), None);
         assert_eq!(census.line(), None, "domain 2 has not reported");
         census.note(Domid(2), &step("b", &[]));

@@ -29,6 +29,9 @@ use place::{HOSTS, Place, Serving};
 /// How often daemons and signals are looked at.
 const TICK: Duration = Duration::from_millis(100);
 
+/// Steps per second of all guests, which leave most of a small machine to the daemons and to the moves.
+const STEPS_PER_SECOND: u32 = 400;
+
 /// Open files of a guest: two at each host and its end of the channel; and room for one that is just made anew.
 const FILES_OF_GUEST: u64 = 6;
 const FILES_BESIDES: u64 = 2048;
@@ -52,13 +55,14 @@ pub fn run(settings: &Settings) -> Result<u8, DaemonError> {
     let commands = place.commands(settings.guests);
     place.describe(&commands)?;
     let mut daemons = place.start(&stop)?;
-    let (mut hosts, reports) = populate(&place, settings.guests)?;
+    let period = PERIOD.max(Duration::from_secs(settings.guests.into()) / STEPS_PER_SECOND);
+    let (mut hosts, reports) = populate(&place, settings.guests, period)?;
     print(&format!(
         "process {}: two hosts, {} guests that work and check themselves; Ctrl-C ends all\n\n{commands}\n",
         std::process::id(),
         settings.guests
     ));
-    let mut census = Census::new(settings.guests);
+    let mut census = Census::new(settings.guests, period);
     let ended = watch(&mut census, (&mut hosts, &reports), &mut daemons, &stop);
     // The reports of what follows are of the end itself.
     drop(reports);
@@ -106,7 +110,11 @@ fn watch(
 
 /// Creates the guests as domains of both hosts, introduces them at the first, and starts their threads. They live as
 /// long as the connections returned.
-fn populate(place: &Place, guests: u16) -> Result<([SimClient; 2], Receiver<Report>), DaemonError> {
+fn populate(
+    place: &Place,
+    guests: u16,
+    period: Duration,
+) -> Result<([SimClient; 2], Receiver<Report>), DaemonError> {
     let refused = |error| DaemonError::Host(format!("cannot prepare a daemon: {error}"));
     let mut toolstacks = Vec::new();
     for name in HOSTS {
@@ -131,7 +139,7 @@ fn populate(place: &Place, guests: u16) -> Result<([SimClient; 2], Receiver<Repo
         let sender = sender.clone();
         thread::Builder::new()
             .name(format!("guest {domid}"))
-            .spawn(move || work(domid, Client::new(guest), &sender))
+            .spawn(move || work(domid, Client::new(guest), period, &sender))
             .map_err(failed)?;
     }
     Ok(([first, second], reports))
@@ -147,7 +155,7 @@ fn make_anew(hosts: &mut [SimClient; 2], left: usize, domid: Domid) -> io::Resul
 }
 
 /// Works until the fleet ends.
-fn work(domid: Domid, client: Client, sender: &Sender<Report>) {
+fn work(domid: Domid, client: Client, period: Duration, sender: &Sender<Report>) {
     let mut worker = match Worker::start(client) {
         Ok(worker) => worker,
         // The receiver is dropped when the fleet ends.
@@ -159,7 +167,7 @@ fn work(domid: Domid, client: Client, sender: &Sender<Report>) {
         if sender.send((domid, step)).is_err() || is_over {
             return;
         }
-        thread::sleep(PERIOD);
+        thread::sleep(period);
     }
 }
 

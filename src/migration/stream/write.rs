@@ -14,6 +14,8 @@ pub struct Writer<W> {
     output: W,
     version: u32,
     order: Order,
+    /// Whether a record's length includes its padding.
+    counts_padding: bool,
     bytes: Vec<u8>,
     digester: Digester,
 }
@@ -25,12 +27,19 @@ impl<W: Write> Writer<W> {
     /// Those of `output`.
     pub fn new(output: W, version: u32, order: Order) -> io::Result<Writer<W>> {
         let flags = if order == Order::Big { FLAG_BIG_ENDIAN } else { 0 };
-        let mut writer =
-            Writer { output, version, order, bytes: Vec::new(), digester: Digester::default() };
+        let (bytes, digester) = (Vec::new(), Digester::default());
+        let mut writer = Writer { output, version, order, counts_padding: false, bytes, digester };
         let header = [&IDENT[..], &version.to_be_bytes(), &flags.to_be_bytes()].concat();
         // Like all bytes, so that the digest covers it.
         writer.write_appended(&header)?;
         Ok(writer)
+    }
+
+    /// Counts the padding of the records from now on in their lengths, as C xenstored does. Its reader, in a live update,
+    /// seeks the next record at the end of that length.
+    #[must_use]
+    pub fn counting_padding(self) -> Writer<W> {
+        Writer { counts_padding: true, ..self }
     }
 
     /// Writes a record. Cost: its length.
@@ -41,6 +50,10 @@ impl<W: Write> Writer<W> {
         self.bytes.clear();
         let written = append(record, self.version, self.order, &mut self.bytes);
         written.map_err(|fault| io::Error::new(io::ErrorKind::InvalidInput, fault))?;
+        if self.counts_padding {
+            let len = u32::try_from(self.bytes.len() - HEAD_BYTES).unwrap_or(u32::MAX);
+            self.bytes[HEAD_BYTES / 2..HEAD_BYTES].copy_from_slice(&self.order.u32(len));
+        }
         self.digester.add(&self.bytes);
         self.output.write_all(&self.bytes)
     }
