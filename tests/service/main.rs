@@ -9,8 +9,8 @@
 //! - `kit`: a daemon in a directory of its own.
 
 mod background;
-mod keeper;
 mod fleet;
+mod keeper;
 mod kit;
 mod service_manager;
 mod simulated_host;
