@@ -12,6 +12,10 @@ use crate::migration::stream::{ReadError, Reader};
 use crate::server::{Adopt, Parts, RestoreError, Restoring, Setup};
 use crate::store::{Generations, ImportError, count_nodes, restore_nodes};
 
+/// Maximum memory of a state in bytes. The state is this host's own, which a limit for streams of others must not keep
+/// from being updated: a hundred million nodes.
+const STATE_BYTES_MAX: u64 = 64 << 30;
+
 /// A state that was read as a whole, and not used yet.
 pub struct LiveState {
     state: State,
@@ -41,7 +45,7 @@ pub enum ReadStateError {
 /// # Errors
 /// See [`ReadStateError`].
 pub fn read(input: impl Read) -> Result<LiveState, ReadStateError> {
-    let state = State::read(&mut Reader::new(input)?)?;
+    let state = State::read_at_most(&mut Reader::new(input)?, STATE_BYTES_MAX)?;
     let live = rmp_serde::from_slice(&state.live)?;
     Ok(LiveState { state, live })
 }

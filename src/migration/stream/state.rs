@@ -85,7 +85,11 @@ impl State {
         State::read_at_most(reader, STATE_BYTES_MAX)
     }
 
-    fn read_at_most<R: Read>(reader: &mut Reader<R>, max: u64) -> Result<State, ReadError> {
+    /// Like [`State::read`], but takes at most `max` bytes of memory.
+    ///
+    /// # Errors
+    /// As [`State::read`].
+    pub fn read_at_most<R: Read>(reader: &mut Reader<R>, max: u64) -> Result<State, ReadError> {
         let mut state = State::default();
         while let Some(record) = reader.next_record()? {
             state.bytes += weight(&record);
