@@ -27,8 +27,8 @@ use worker::{PERIOD, Worker};
 const LINE_BYTES_MAX: usize = 8192;
 
 /// Creates a domain and runs the commands of the standard input, until its end or `quit`. Returns the exit code: 1 if
-/// a command failed and the input is not a terminal, or if a guest that works saw a loss or a repetition. The domain ends
-/// with this call.
+/// a command failed and the input is not a terminal, or if a guest that works saw a loss or a repetition. The domain
+/// ends with this call.
 ///
 /// # Errors
 /// [`DaemonError::Host`] if there is no host or daemon, a host refuses the domain, or the connection ends.

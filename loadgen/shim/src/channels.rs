@@ -82,7 +82,7 @@ pub extern "C" fn xenevtchn_fdopen(_logger: *mut c_void, fd: c_int, _flags: c_ui
 /// Closes a handle.
 ///
 /// # Safety
-/// `handle` is null or from [`xenevtchn_open`], and is not used again.
+/// `handle` is null or from [`xenevtchn_open`] or [`xenevtchn_fdopen`], and is not used again.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn xenevtchn_close(handle: *mut Handle) -> c_int {
     if !handle.is_null() {

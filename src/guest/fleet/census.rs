@@ -135,7 +135,8 @@ mod tests {
         assert_eq!(census.note(Domid(1), &step("a", &[])), None);
         assert_eq!(census.line(), None, "domain 2 has not reported");
         census.note(Domid(2), &step("b", &[]));
-        let expected = "guests on a: 1, on b: 1; 2 steps, nothing lost, nothing repeated; longest wait for a reply 3.0 ms";
+        let expected = "guests on a: 1, on b: 1; 2 steps, nothing lost, nothing repeated; longest \
+                        wait for a reply 3.0 ms";
         assert_eq!(census.line().as_deref(), Some(expected));
         assert_eq!(census.line(), None, "nothing has changed");
         let fault = "the counter is 7, not 6: repeated";
