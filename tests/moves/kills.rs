@@ -40,7 +40,7 @@ enum Victim {
 
 /// Returns the number of rounds: 200 with `XENSTORED_FULL_ROWS` in the environment.
 fn rounds() -> u64 {
-    if std::env::var_os("XENSTORED_FULL_ROWS").is_some() { 200 } else { 6 }
+    if std::env::var_os("XENSTORED_FULL_ROWS").is_some() { 200 } else { 2 }
 }
 
 /// Two daemons with guests, and an sshd.
