@@ -111,7 +111,9 @@ fn abort_of_our_daemon_fails_the_run() {
     let folder = tempfile::tempdir().unwrap();
     let ours = folder.path().join("ours");
     // The test runs only once: a failure that cannot be reproduced fails it too.
-    let once = format!("if mkdir {}/begun 2>/dev/null; then", folder.path().display());
+    // It is asked for its options first.
+    let begun = folder.path().join("begun");
+    let once = format!("if [ \"$1\" != --help ] && mkdir {} 2>/dev/null; then", begun.display());
     let daemon = format!("{LOADGEN} daemon");
     script(&ours, &format!("{once}\n{}\nfi\nexec {daemon} \"$@\"", aborting(&daemon)));
     let Some(output) = run_with(&["--requests", "2000"], &[("XENSTORED", &ours)]) else { return };
