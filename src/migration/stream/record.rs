@@ -52,7 +52,7 @@ pub enum Record {
     Digest(Digest),
     /// LIVE: a piece of the state that only this daemon has.
     Live(Vec<u8>),
-    /// A record of unknown type; its body was skipped, as the specification requires.
+    /// A record of unknown type; its body was skipped and is not written, as the specification requires.
     Unknown(u32),
 }
 
@@ -205,7 +205,6 @@ impl Record {
                 sink.bytes(piece);
                 kind::LIVE
             }
-            // Its body was not kept.
             Record::Unknown(kind) => *kind,
         };
         Ok(kind)

@@ -2,7 +2,7 @@
 
 use serde_bytes::ByteBuf;
 
-use super::{
+use super::data::{
     SavedBefore, SavedClient, SavedDomain, SavedLimits, SavedMark, SavedNote, SavedRemainder,
     SavedSeen, SavedSettings, SavedState,
 };

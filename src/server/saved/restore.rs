@@ -6,8 +6,9 @@ use std::os::unix::net::UnixStream;
 use mio::{Interest, Token};
 use thiserror::Error;
 
+use super::data::{SavedServer, SavedSession};
 use super::domains::{Restored, restore_limits};
-use super::{SavedServer, SavedSession, sessions};
+use super::sessions;
 use crate::domain::Domain;
 use crate::host::{Channels, Host, Port};
 use crate::migration::stream::Transport as SentBy;

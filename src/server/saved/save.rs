@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use super::data::SavedServer;
 use super::domains;
-use super::{SavedServer, sessions};
+use super::sessions;
 use crate::host::Channels;
 use crate::migration::stream::state::Client;
 use crate::server::mailbox::Slot;

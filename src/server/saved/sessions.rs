@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
 
-use super::{SavedSession, SavedStream};
+use super::data::{SavedSession, SavedStream};
 use crate::migration::stream::state::Client;
 use crate::migration::stream::{Connection as Sent, Transport as SentBy, Watch as SentWatch};
 use crate::protocol::ReplySlot;

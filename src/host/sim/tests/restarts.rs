@@ -109,6 +109,8 @@ fn only_the_daemon_may_leave_or_borrow_the_control_domain() {
     }
     assert!(world.host.map_ring(Domid::CONTROL, None).is_ok());
     world.client.stop().unwrap();
+    // The connections end one after the other.
+    world.host.end()();
     assert!(world.host.has_ended());
 }
 
