@@ -5,15 +5,13 @@
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use crossbeam::channel::{Sender, bounded};
-
 use super::{CommandResult, Reply, Served, ack, invalid, later, text};
 use crate::sync::{Arc, Mutex};
 
 /// The longest command line of a new program in bytes: far below what fits into a request.
 const COMMAND_LINE_MAX: usize = 4000;
 
-/// A requested update, for the thread that performs it.
+/// A requested update.
 pub struct UpdateRequest {
     /// The new program.
     pub program: PathBuf,
@@ -21,12 +19,9 @@ pub struct UpdateRequest {
     pub options: Option<Vec<String>>,
     /// Whether the program is only checked.
     pub dry_run: bool,
-    /// Takes a sentence if the update is not performed, or why it failed. After a success the process ends without a
-    /// reply, since the client has it from the new program.
-    pub result: Sender<Result<String, String>>,
 }
 
-/// What the commands of an update have prepared, and the thread that performs it.
+/// What the commands of an update have prepared, and the function that performs it.
 #[derive(Default)]
 pub struct LiveUpdate {
     prepared: Mutex<Option<Prepared>>,
@@ -41,8 +36,9 @@ struct Prepared {
     options: Option<Vec<String>>,
 }
 
-/// Hands a request to the thread that performs it; returns `false` if that takes none.
-type Performer = Box<dyn Fn(UpdateRequest) -> bool + Send + Sync>;
+/// Performs an update. Blocks, and returns the reply; after a success the process ends without returning, since the client
+/// has the reply from the new program.
+pub type Performer = Box<dyn Fn(UpdateRequest) -> String + Send + Sync>;
 
 impl LiveUpdate {
     /// Records the update by which this process began.
@@ -50,7 +46,7 @@ impl LiveUpdate {
         *self.result.lock() = numbers;
     }
 
-    /// Sets the thread that performs updates, once.
+    /// Sets the function that performs updates, once.
     pub fn perform_with(&self, performer: Performer) {
         // Set only at the start of the daemon.
         let _ = self.performer.set(performer);
@@ -134,13 +130,6 @@ fn start(served: &Arc<dyn Served>, dry_run: bool) -> Reply {
 fn perform(served: &dyn Served, prepared: Prepared, dry_run: bool) -> String {
     // Clients are served a moment before it is set.
     let performer = served.state().live_update.performer.wait();
-    let (result, end) = bounded(1);
     let Prepared { program, options } = prepared;
-    if !performer(UpdateRequest { program, options, dry_run, result }) {
-        return "the daemon is stopping".into();
-    }
-    match end.recv() {
-        Ok(Ok(sentence) | Err(sentence)) => sentence,
-        Err(_) => "the daemon is stopping".into(),
-    }
+    performer(UpdateRequest { program, options, dry_run })
 }

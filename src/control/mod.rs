@@ -14,7 +14,7 @@ mod report;
 use std::time::Duration;
 
 pub use conflicts::{Conflicts, Reason};
-pub use live_update::{LiveUpdate, UpdateRequest};
+pub use live_update::{LiveUpdate, Performer, UpdateRequest};
 
 use crate::protocol::operations;
 use crate::store::{Store, WatchList};

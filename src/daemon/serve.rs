@@ -15,7 +15,7 @@ use super::keeper::Link;
 use super::settings::{HostKind, Settings};
 use super::sim_host::Connection;
 use super::stop::Stop;
-use super::update::{HandedOver, Performer, Requests, Resumed};
+use super::update::{HandedOver, Orders, Process, Resumed};
 use crate::control::Served;
 use crate::domain::{Limits, Registry};
 use crate::host::Host;
@@ -99,8 +99,8 @@ struct Serving {
     migration: Option<UnixListener>,
 }
 
-/// Serves clients that connect until `stop`. Updates are performed here: the thread that accepts clients accepts none
-/// meanwhile.
+/// Serves clients that connect until `stop`. The parts of updates that pause the server are performed here: the thread
+/// that accepts clients accepts none meanwhile.
 fn serve_clients(
     serving: Serving,
     instance: &Instance,
@@ -113,14 +113,14 @@ fn serve_clients(
     let mut listener = Listener::new(listener).map_err(other("cannot poll the socket"))?;
     let waker = listener.stopper();
     stop_listener(stop, Arc::clone(&waker)).map_err(other("cannot start a thread"))?;
-    let (updates, performer) = Requests::new(waker);
+    let (updates, performer) = Orders::new(waker, link.is_some());
     server.served().state().live_update.perform_with(performer);
     let files = || {
         let (locks, sockets) = instance.save();
         let migration = migration.as_ref().map(AsRawFd::as_raw_fd);
         SavedFiles { listener: descriptor, migration, locks, sockets }
     };
-    let performer = Performer { host, stop, link, files: &files };
+    let process = Process { host, stop, link, files: &files };
     ready(server.served());
     let served = loop {
         let served = listener.run(|client| {
@@ -128,12 +128,17 @@ fn serve_clients(
                 warn!("cannot serve a client: {error}");
             }
         });
-        match updates.next().filter(|_| served.is_ok()) {
-            Some(request) => {
-                let resumed = performer.perform(server, request);
-                server = resumed.map_err(other("cannot go on after an update that failed"))?;
+        if served.is_err() {
+            break served;
+        }
+        let performed = updates.perform(server, &process);
+        match performed.map_err(other("cannot go on after an update that failed"))? {
+            Ok(resumed) => server = resumed,
+            // Nothing else wakes the listener but the stop.
+            Err(unchanged) => {
+                server = unchanged;
+                break served;
             }
-            None => break served,
         }
     };
     let lost = server.census();

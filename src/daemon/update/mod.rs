@@ -19,7 +19,7 @@ mod performer;
 use std::time::Duration;
 
 pub use handed_over::{HandedOver, Resumed};
-pub use performer::{Performer, Requests};
+pub use performer::{Orders, Process};
 
 /// Names the descriptors of an update in the environment of the new program: the state, the pipe for its report, and,
 /// unless the program is only checked, the pipe with "go".

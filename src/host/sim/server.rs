@@ -244,6 +244,8 @@ impl SimServer {
         match self.serve(key) {
             Outcome::Idle => {}
             Outcome::More => self.enqueue(key),
+            // At the end of the host all connections are closed after the socket is removed.
+            Outcome::Closed if self.stop.load(Ordering::Acquire) => {}
             Outcome::Closed => self.close(key),
         }
     }
