@@ -4,6 +4,7 @@
 //! uses the devices in `/dev/xen`. All unsafe code of the daemon is in this folder.
 
 pub mod inherited;
+mod none;
 pub mod page;
 mod saved;
 pub mod sim;
@@ -14,6 +15,7 @@ pub mod xen;
 use std::io;
 use std::os::fd::RawFd;
 
+pub use none::NoHost;
 pub use page::{
     CONNECTION, ERROR, EVTCHN_PORT, REQ_CONS, REQ_PROD, REQ_RING, RING_BYTES, RSP_CONS, RSP_PROD,
     RSP_RING, RingPage, SERVER_FEATURES,

@@ -16,7 +16,7 @@ use crate::domain::{Limits, Registry};
 use crate::host::inherited::{Kind, take};
 use crate::host::sim::SimHost;
 use crate::host::xen::XenHost;
-use crate::host::{Channels, DomainState, Gfn, Host, Port, RingPage, SavedHost};
+use crate::host::{Channels, Host, NoHost, SavedHost};
 use crate::live_update::{LiveState, SavedFiles, SavedProcess, Written, read};
 use crate::server::{Server, Setup, Times};
 use crate::types::Domid;
@@ -181,30 +181,5 @@ fn adopt_host(settings: &Settings, saved: SavedHost) -> Result<AdoptedHost, Stri
             Ok(AdoptedHost { host: Arc::new(host), sim: None })
         }
         _ => Err("the state is of another kind of host (--host)".into()),
-    }
-}
-
-/// The host of a state that is only checked.
-struct NoHost;
-
-impl Host for NoHost {
-    fn open_channels(&self) -> io::Result<Box<dyn Channels>> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-
-    fn map_ring(&self, _: Domid, _: Option<Gfn>) -> io::Result<RingPage> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-
-    fn domain(&self, _: Domid) -> io::Result<Option<DomainState>> {
-        Ok(None)
-    }
-
-    fn changed(&self, _: &mut dyn Iterator<Item = Domid>, _: &mut Vec<Domid>) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn control_port(&self) -> io::Result<Option<Port>> {
-        Ok(None)
     }
 }

@@ -1,12 +1,11 @@
 //! Sessions in memory: the tests set the time, and there is neither a socket nor a thread.
 
-use std::io;
 use std::time::Duration;
 
 use super::*;
 use crate::control;
 use crate::domain::{Limits, Registry};
-use crate::host::{Channels, DomainState, Gfn, Host, Port, RingPage};
+use crate::host::NoHost;
 use crate::protocol::{Frame, HEADER_BYTES, frame};
 use crate::server::mailbox::Mailboxes;
 use crate::server::requests::{Step, serve_first};
@@ -21,31 +20,6 @@ const TRANSACTION_START: u8 = 6;
 const TRANSACTION_END: u8 = 7;
 const WRITE: u8 = 11;
 const ERROR: u32 = 16;
-
-/// A host without domains.
-struct NoHost;
-
-impl Host for NoHost {
-    fn open_channels(&self) -> io::Result<Box<dyn Channels>> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-
-    fn map_ring(&self, _: Domid, _: Option<Gfn>) -> io::Result<RingPage> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-
-    fn domain(&self, _: Domid) -> io::Result<Option<DomainState>> {
-        Ok(None)
-    }
-
-    fn changed(&self, _: &mut dyn Iterator<Item = Domid>, _: &mut Vec<Domid>) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn control_port(&self) -> io::Result<Option<Port>> {
-        Ok(None)
-    }
-}
 
 /// Creates a core for sessions of the control domain.
 fn core() -> Core {
